@@ -1,0 +1,164 @@
+package ssm
+
+import (
+	"time"
+
+	"github.com/shadowcast/shadowcast/sa"
+)
+
+// Action is one output of the core. The shell executes actions in order; those
+// marked "answered" are reported back by an event.
+type Action interface{ action() }
+
+// The actions.
+type (
+	// ActSend transmits Msg to To; it may be lost.
+	ActSend struct {
+		To  Node
+		Msg Message
+	}
+	// ActFence opens the fence of Slot until Until (relative to now; 0 means
+	// without a deadline) or closes it.
+	ActFence struct {
+		Slot  sa.Slot
+		Open  bool
+		Until time.Duration
+	}
+	// ActSteer sets where packets of Slot go that enter at the uplink, that
+	// arrive from a peer, and that come from inside.
+	ActSteer struct {
+		Slot                sa.Slot
+		Uplink, Peer, Inner Target
+	}
+	// ActNewClients sets the slots that take new clients entering here.
+	ActNewClients struct{ Slots []sa.Slot }
+	// ActHold buffers what goes into the slot from inside; ActRelease lets it go.
+	ActHold    struct{ Slot sa.Slot }
+	ActRelease struct{ Slot sa.Slot }
+	// ActOwn makes the slot runtime the owner's: its documents become the
+	// ledger, replication to Shadows starts, new SAs are born under Ticket.
+	ActOwn struct {
+		Slot    sa.Slot
+		Ticket  sa.Ticket
+		Shadows []Node
+		// Takeover is false for a first claim of an empty slot and for an
+		// owner that goes on.
+		Takeover bool
+	}
+	// ActBirth updates the lowest ticket held by any shadow, for sa.Birth.
+	ActBirth struct {
+		Slot   sa.Slot
+		Lowest sa.Ticket
+	}
+	// ActActivate tells charon that the slot is active.
+	ActActivate struct{ Slot sa.Slot }
+	// ActShadow makes the slot runtime a shadow's of Owner. The twin is built
+	// anew: charon restarted, kernel state flushed, everything fed again.
+	// Answered by EvSlotUp and later EvTwin.
+	ActShadow struct {
+		Slot   sa.Slot
+		Owner  Node
+		Ticket sa.Ticket
+	}
+	// ActFollow tells a shadow's runtime that the slot has another owner now;
+	// the twin stays.
+	ActFollow struct {
+		Slot   sa.Slot
+		Owner  Node
+		Ticket sa.Ticket
+	}
+	// ActStandDown passivates charon of a slot that was lost. Answered by
+	// EvPassivated.
+	ActStandDown struct{ Slot sa.Slot }
+	// ActPreset writes the first sequence number of Ticket's block into every
+	// outbound SA, now and whenever one is installed. Answered by EvPreset.
+	ActPreset struct {
+		Slot   sa.Slot
+		Ticket sa.Ticket
+	}
+	// ActRefeed restarts the dead charon of an active slot in place. Answered
+	// by EvRefed.
+	ActRefeed struct{ Slot sa.Slot }
+	// ActIssue appends the next ticket of Slot for Node to the registrar's
+	// durable log. Answered by EvIssued.
+	ActIssue struct {
+		Slot        sa.Slot
+		Node        Node
+		Incarnation uint64
+		// Floor is the highest ticket of the slot seen anywhere; the new one
+		// lies above it even if the log was lost.
+		Floor sa.Ticket
+	}
+	// ActQuiesce waits until no exchange of the slot is half done (rule 14 of
+	// the charon link), bounded. Answered by EvQuiesced.
+	ActQuiesce struct {
+		Slot sa.Slot
+		Move uint64
+	}
+	// ActFlush sends the last replay samples, waits until To has everything,
+	// and measures the path difference. Answered by EvFlushed.
+	ActFlush struct {
+		Slot sa.Slot
+		Move uint64
+		To   Node
+	}
+	// ActDrain waits for late packets. Answered by EvDrained.
+	ActDrain struct {
+		Slot sa.Slot
+		Move uint64
+		Min  time.Duration
+	}
+	// ActPassivate makes charon of a handed-over slot passive. Answered by
+	// EvPassivated.
+	ActPassivate struct{ Slot sa.Slot }
+	// ActAnnounce says which slots' pools this appliance announces inside and
+	// whether it may announce the VIP, and at which level.
+	ActAnnounce struct {
+		Pools    []sa.Slot
+		VIP      bool
+		Degraded bool
+	}
+	// ActRemember stores what a restarted daemon must know: the role and
+	// ticket of Slot (no key material).
+	ActRemember struct {
+		Slot   sa.Slot
+		Role   Role
+		Ticket sa.Ticket
+	}
+	// ActReport is a line for the operator: one state change and its reason.
+	ActReport struct {
+		Slot   sa.Slot
+		Kind   string // "claim", "lost", "move", "suspect", "ticket", ...
+		Warn   bool
+		Text   string
+		Reason string
+		Move   uint64
+		Phase  string // of a move: prepare, quiesce, flush, take, flip, drain, done, aborted
+		// Detection is, on a reactive claim, the time from the owner's last
+		// sign of life to the claim.
+		Detection time.Duration
+	}
+)
+
+func (ActSend) action()       {}
+func (ActFence) action()      {}
+func (ActSteer) action()      {}
+func (ActNewClients) action() {}
+func (ActHold) action()       {}
+func (ActRelease) action()    {}
+func (ActOwn) action()        {}
+func (ActBirth) action()      {}
+func (ActActivate) action()   {}
+func (ActShadow) action()     {}
+func (ActFollow) action()     {}
+func (ActStandDown) action()  {}
+func (ActPreset) action()     {}
+func (ActRefeed) action()     {}
+func (ActIssue) action()      {}
+func (ActQuiesce) action()    {}
+func (ActFlush) action()      {}
+func (ActDrain) action()      {}
+func (ActPassivate) action()  {}
+func (ActAnnounce) action()   {}
+func (ActRemember) action()   {}
+func (ActReport) action()     {}

@@ -1,0 +1,371 @@
+package ssm
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/shadowcast/shadowcast/sa"
+)
+
+// yieldPatience is how long an owner without a charon waits for a shadow's
+// claim before it refeeds in place.
+const yieldPatience = 300 * time.Millisecond
+
+// refeedEvery paces attempts to bring the charon of an active slot back.
+const refeedEvery = 2 * time.Second
+
+// orphanPatience is how long an owner must deny its ownership before it is
+// believed; a probe may have crossed a claim.
+const orphanPatience = 300 * time.Millisecond
+
+// mayFound reports whether this appliance may claim a slot that nobody holds:
+// it is the home, its charon runs, and everybody had the time to object.
+func (c *Core) mayFound(s *slot) bool {
+	if s.cfg.Home != c.cfg.Self || !s.up {
+		return false
+	}
+	if s.owner != "" && s.owner != c.cfg.Self {
+		return false
+	}
+	if len(c.armedShadows(s)) > 0 {
+		return false // they hold the sessions of our earlier life
+	}
+	return c.heardAll() || c.now.Sub(c.started) >= c.cfg.StartGrace
+}
+
+func (c *Core) heardAll() bool {
+	for _, p := range c.peers {
+		if p.heard.IsZero() {
+			return false
+		}
+	}
+	return true
+}
+
+func (c *Core) tickNone(s *slot) {
+	if !c.member(s) || s.rebuildAfter {
+		return
+	}
+	if s.owner != "" && s.owner != c.cfg.Self {
+		if c.cfg.Shadowing {
+			c.shadow(s)
+		}
+		return
+	}
+	if c.mayFound(s) {
+		c.request(s)
+	}
+}
+
+// shadow makes this appliance a shadow of s, with an empty twin.
+func (c *Core) shadow(s *slot) {
+	s.role, s.up, s.ready, s.reason = RoleShadow, false, false, "twin is being built"
+	s.armed, s.granted = 0, 0
+	s.evidence, s.unheard, s.orphan = time.Time{}, false, time.Time{}
+	c.emit(ActRemember{Slot: s.cfg.Slot, Role: s.role})
+	c.emit(ActShadow{Slot: s.cfg.Slot, Owner: s.owner, Ticket: s.ticket})
+}
+
+func (c *Core) tickShadow(s *slot) {
+	c.voidTickets(s)
+	if s.up && s.granted == 0 && s.armed <= max(s.floor-1, s.ticket) {
+		// Unarmed, or asked to get a ticket above the one a move will use.
+		c.request(s)
+	}
+	if !c.suspected(s.owner) {
+		s.unheard = false
+	}
+	why, last := c.ownerGone(s)
+	if why == "" {
+		s.evidence = time.Time{}
+		return
+	}
+	if s.evidence.IsZero() {
+		s.evidence = c.now
+	}
+	if s.armed == 0 {
+		return
+	}
+	wait := time.Duration(c.lowerArmed(s)) * c.cfg.Stagger
+	if !s.ready {
+		wait += c.cfg.RebuildWait
+		why += "; the twin here is incomplete (" + s.reason + ")"
+	}
+	if c.now.Sub(s.evidence) >= wait {
+		c.claim(s, why, c.now.Sub(last), true)
+	}
+}
+
+// ownerGone returns why the owner of s is believed dead, "" if it is not, and
+// its last sign of life. Lost probes alone never suffice: the owner may serve
+// its clients behind a broken link, so besides, packets of the slot must be
+// undeliverable or the liveness route gone, and nobody may hear the owner.
+func (c *Core) ownerGone(s *slot) (string, time.Time) {
+	p := c.peers[s.owner]
+	if p == nil {
+		return "", time.Time{}
+	}
+	if !s.orphan.IsZero() && !p.suspect && c.now.Sub(s.orphan) > orphanPatience {
+		return fmt.Sprintf("%s lost its memory and does not hold the slot any more", s.owner), s.orphan
+	}
+	if !p.suspect {
+		return "", time.Time{}
+	}
+	silent := fmt.Sprintf("%s silent for %s", s.owner, c.now.Sub(p.heard).Round(time.Millisecond))
+	switch {
+	case c.hearer(s.owner) != "":
+		return "", time.Time{}
+	case p.routeLost:
+		return silent + ", its liveness route withdrawn, heard by nobody", p.heard
+	case s.unheard:
+		return silent + ", packets of the slot cannot be delivered, heard by nobody", p.heard
+	}
+	return "", time.Time{}
+}
+
+// lowerArmed counts the living shadows that may claim before this one.
+func (c *Core) lowerArmed(s *slot) int {
+	n := 0
+	for _, o := range c.armedShadows(s) {
+		if o != s.owner && c.peers[o].slots[s.cfg.Slot].Armed < s.armed {
+			n++
+		}
+	}
+	return n
+}
+
+// claim takes slot s with the armed ticket. The packet plane comes first: fence
+// and steering, then everything else.
+func (c *Core) claim(s *slot, why string, detection time.Duration, takeover bool) {
+	s.ticket, s.owner, s.since = s.armed, c.cfg.Self, c.now
+	s.armed, s.granted = 0, 0
+	s.role = RoleOwner
+	s.evidence, s.unheard, s.orphan = time.Time{}, false, time.Time{}
+	clear(s.replicas)
+	c.keepOpen(s)
+	c.steer(s)
+	c.broadcast(Message{Kind: KindClaim, Slot: s.cfg.Slot, Ticket: s.ticket, Owner: s.owner})
+	c.announce()
+	c.report(ActReport{Slot: s.cfg.Slot, Kind: "claim", Warn: takeover && detection > 0, Reason: why, Detection: detection,
+		Text: fmt.Sprintf("%s owns the slot by ticket %d", s.owner, s.ticket)})
+	c.own(s, takeover)
+}
+
+// own tells the shell that this appliance is the owner under s.ticket.
+func (c *Core) own(s *slot, takeover bool) {
+	c.emit(ActRemember{Slot: s.cfg.Slot, Role: RoleOwner, Ticket: s.ticket})
+	c.emit(ActOwn{Slot: s.cfg.Slot, Ticket: s.ticket, Shadows: c.shadowsOf(s), Takeover: takeover})
+	s.lowest = 0
+	c.birth(s)
+	if s.activateBy.IsZero() {
+		c.emit(ActActivate{Slot: s.cfg.Slot})
+	}
+	c.probeAt = c.now
+}
+
+// onClaim learns that owner holds s by ticket t, first-hand or by gossip.
+func (c *Core) onClaim(s *slot, owner Node, t sa.Ticket) {
+	switch {
+	case t < s.ticket || t == 0 || owner == "":
+		return
+	case t == s.ticket:
+		return
+	case owner == c.cfg.Self:
+		// A claim of an earlier life of ours, still told by others.
+		if !c.holds(s) {
+			s.ticket, s.owner, s.floor = t, owner, max(s.floor, t)
+		}
+		return
+	}
+	was, old := s.role, s.owner
+	s.ticket, s.owner, s.since = t, owner, c.now
+	s.evidence, s.unheard, s.orphan, s.yieldTo = time.Time{}, false, time.Time{}, ""
+	c.voidTickets(s)
+	c.probeAt = c.now
+	switch was {
+	case RoleOwner, RoleResuming:
+		if m := s.move; m != nil && m.to == owner && m.phase == phaseFlip {
+			c.moveClaimed(s)
+			return
+		}
+		c.lose(s, fmt.Sprintf("%s claimed by ticket %d", owner, t))
+	case RoleDraining:
+		if s.move == nil || s.move.to != owner {
+			c.lose(s, fmt.Sprintf("%s claimed by ticket %d during a move", owner, t))
+		}
+	case RoleTaking:
+		c.stopTaking(s, fmt.Sprintf("%s claimed by ticket %d", owner, t))
+	case RoleShadow:
+		c.steer(s)
+		c.report(ActReport{Slot: s.cfg.Slot, Kind: "owner", Text: fmt.Sprintf("%s owns the slot by ticket %d", owner, t), Reason: "it claimed; was " + string(old)})
+		c.emit(ActFollow{Slot: s.cfg.Slot, Owner: owner, Ticket: t})
+	case RoleNone:
+		c.report(ActReport{Slot: s.cfg.Slot, Kind: "owner", Text: fmt.Sprintf("%s owns the slot by ticket %d", owner, t)})
+	}
+}
+
+// lose ends an ownership that somebody with a higher ticket has taken.
+func (c *Core) lose(s *slot, why string) {
+	c.closeFence(s)
+	s.role, s.move, s.refeeding, s.renewAbove = RoleNone, nil, false, 0
+	s.activateBy = time.Time{}
+	c.release(s)
+	s.rebuildAfter = true
+	c.steer(s)
+	c.emit(ActRemember{Slot: s.cfg.Slot, Role: RoleNone, Ticket: s.ticket})
+	c.report(ActReport{Slot: s.cfg.Slot, Kind: "lost", Warn: true, Text: "this appliance does not own the slot any more", Reason: why})
+	c.emit(ActStandDown{Slot: s.cfg.Slot})
+}
+
+func (c *Core) passivated(s *slot) {
+	if !s.rebuildAfter {
+		return
+	}
+	s.rebuildAfter = false
+	s.role = RoleNone
+	c.tickNone(s)
+}
+
+func (c *Core) slotDown(s *slot, why string) {
+	s.up, s.ready, s.reason = false, false, why
+	s.armed, s.granted = 0, 0
+	c.report(ActReport{Slot: s.cfg.Slot, Kind: "down", Warn: true, Text: "the slot cannot run here", Reason: why})
+}
+
+// adopted runs once after a restart of the daemon that found the slot active.
+func (c *Core) adopted(s *slot, t sa.Ticket) {
+	s.up, s.owner, s.ticket, s.since = true, c.cfg.Self, t, c.now
+	s.floor = max(s.floor, t)
+	s.role, s.resumeFrom, s.resumeAt = RoleResuming, c.now, c.now.Add(c.cfg.ResumeGrace)
+	c.report(ActReport{Slot: s.cfg.Slot, Kind: "adopted", Text: "found the slot active, listening for a higher claim", Reason: "the daemon was restarted"})
+}
+
+// charonDied: a dead charon is an outage for UDP-encapsulated clients, so a
+// ready shadow takes over at once; without one charon is refed in place.
+func (c *Core) charonDied(s *slot) {
+	if s.role != RoleOwner && s.role != RoleResuming {
+		if s.role == RoleTaking {
+			c.stopTaking(s, "charon died")
+		}
+		s.up, s.ready, s.reason = false, false, "charon died"
+		if s.role == RoleShadow {
+			c.shadow(s)
+		}
+		return
+	}
+	c.closeFence(s)
+	s.up = false
+	if ready := c.readyShadows(s); len(ready) > 0 {
+		s.yieldTo, s.yieldUntil = ready[0], c.now.Add(yieldPatience)
+		c.report(ActReport{Slot: s.cfg.Slot, Kind: "charon", Warn: true, Text: "asking " + string(s.yieldTo) + " to take over", Reason: "charon of the active slot died"})
+		c.steer(s)
+		c.yield(s)
+		return
+	}
+	c.refeed(s, "charon of the active slot died and no shadow is ready")
+}
+
+func (c *Core) yield(s *slot) {
+	t := c.peers[s.yieldTo].slots[s.cfg.Slot].Armed
+	c.send(s.yieldTo, Message{Kind: KindYield, Slot: s.cfg.Slot, Ticket: t, Owner: c.cfg.Self})
+}
+
+func (c *Core) onYield(s *slot, from Node, m Message) {
+	if s.role == RoleShadow && from == s.owner && s.armed != 0 && s.armed == m.Ticket && s.armed > s.ticket {
+		c.claim(s, string(from)+" yielded: its charon died", 0, true)
+	}
+}
+
+func (c *Core) refeed(s *slot, why string) {
+	s.yieldTo, s.refeeding, s.move = "", true, nil
+	c.report(ActReport{Slot: s.cfg.Slot, Kind: "refeed", Warn: true, Text: "charon is restarted and refilled in place", Reason: why})
+	c.emit(ActRefeed{Slot: s.cfg.Slot})
+}
+
+func (c *Core) refed(s *slot, problem string) {
+	if !s.refeeding || s.role != RoleOwner {
+		return
+	}
+	s.refeeding = false
+	if problem != "" {
+		c.slotDown(s, problem)
+		s.retryAt = c.now.Add(refeedEvery)
+		return
+	}
+	s.up = true
+	c.keepOpen(s)
+	c.steer(s)
+	c.emit(ActActivate{Slot: s.cfg.Slot})
+	c.report(ActReport{Slot: s.cfg.Slot, Kind: "refed", Text: "charon runs again with every session"})
+}
+
+func (c *Core) tickOwner(s *slot) {
+	if s.yieldTo != "" {
+		if c.now.After(s.yieldUntil) {
+			c.refeed(s, string(s.yieldTo)+" did not take over in time")
+			return
+		}
+		c.yield(s)
+		return
+	}
+	if s.refeeding {
+		return
+	}
+	if !s.up {
+		if !c.now.Before(s.retryAt) {
+			c.charonDied(s)
+		}
+		return
+	}
+	c.keepOpen(s)
+	c.birth(s)
+	if !s.releaseAt.IsZero() && !c.now.Before(s.releaseAt) {
+		c.release(s)
+	}
+	if !s.activateBy.IsZero() && c.now.After(s.activateBy) {
+		s.activateBy = time.Time{}
+		c.report(ActReport{Slot: s.cfg.Slot, Kind: "move", Warn: true, Text: "charon is activated without word from the old owner"})
+		c.emit(ActActivate{Slot: s.cfg.Slot})
+	}
+	if s.renewAbove >= s.ticket && s.renewAbove != 0 && s.granted == 0 {
+		s.floor = max(s.floor, s.renewAbove)
+		c.request(s)
+	}
+	if s.move != nil {
+		c.tickMove(s)
+		return
+	}
+	c.tickReturn(s)
+}
+
+// birth tells the shell the lowest ticket any shadow holds (sa.Birth.Base).
+func (c *Core) birth(s *slot) {
+	var lowest sa.Ticket
+	for _, h := range s.held {
+		if h.ticket > s.ticket && (lowest == 0 || h.ticket < lowest) {
+			lowest = h.ticket
+		}
+	}
+	if lowest != s.lowest {
+		s.lowest = lowest
+		c.emit(ActBirth{Slot: s.cfg.Slot, Lowest: lowest})
+	}
+}
+
+// tickReturn brings a slot home after the hold-down.
+func (c *Core) tickReturn(s *slot) {
+	h := s.cfg.Home
+	able := c.cfg.HoldDown > 0 && h != c.cfg.Self && c.alive(h) && s.replicas[h] &&
+		c.peers[h].slots[s.cfg.Slot].Ready && c.peers[h].slots[s.cfg.Slot].Armed > s.ticket
+	if !able {
+		s.homeReady = time.Time{}
+		return
+	}
+	if s.homeReady.IsZero() {
+		s.homeReady = c.now
+	}
+	if c.now.Sub(s.homeReady) >= c.cfg.HoldDown {
+		s.homeReady = time.Time{}
+		c.moveAsked(s, EvMove{Slot: s.cfg.Slot, To: h, Reason: "return home after the hold-down of " + c.cfg.HoldDown.String()})
+	}
+}

@@ -1,0 +1,322 @@
+package ssm
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/shadowcast/shadowcast/sa"
+)
+
+// Core decides for one appliance. It is not safe for concurrent use: one
+// goroutine owns it.
+type Core struct {
+	cfg     Config
+	now     time.Time
+	started time.Time
+	tick    time.Time // of the last EvTick
+	probeAt time.Time
+	rotate  int // where the next report starts among the less urgent slots
+
+	peers map[Node]*peer
+	slots map[sa.Slot]*slot
+	order []sa.Slot
+
+	registrar registrar
+	out       []Action
+
+	// What was last told to the shell, so that only changes are.
+	announced  *ActAnnounce
+	newClients []sa.Slot
+}
+
+// slot is one slot as this appliance sees it.
+type slot struct {
+	cfg    SlotConfig
+	role   Role
+	up     bool      // namespace and charon run here
+	owner  Node      // by the highest claim seen
+	ticket sa.Ticket // of that claim
+	since  time.Time // of that claim
+
+	// As a shadow.
+	armed        sa.Ticket // may claim with it: granted and preset
+	granted      sa.Ticket // granted, preset not confirmed yet
+	floor        sa.Ticket // the next ticket must lie above
+	requested    time.Time
+	ready        bool
+	reason       string // why not ready
+	unheard      bool   // packets came that the owner cannot get
+	evidence     time.Time
+	orphan       time.Time // since when the owner says that it is not the owner
+	activateBy   time.Time // taken over in a move: activate then at the latest
+	releaseAt    time.Time // of the hold
+	takingMove   uint64
+	takingHold   time.Duration
+	takingUntil  time.Time
+	rebuildAfter bool // EvPassivated leads to a new twin
+
+	// As the owner.
+	replicas   map[Node]bool
+	held       map[Node]heldTicket // the last ticket each member reported
+	renewAbove sa.Ticket           // a higher ticket was lost before it was used
+	lowest     sa.Ticket
+	move       *move
+	yieldTo    Node
+	yieldUntil time.Time
+	refeeding  bool
+	resumeAt   time.Time
+	resumeFrom time.Time
+	retryAt    time.Time // of a refeed that failed
+	homeReady  time.Time // since when the home could take the slot back
+
+	steered *ActSteer
+	fence   fenceState
+}
+
+type heldTicket struct {
+	incarnation uint64
+	ticket      sa.Ticket
+}
+
+type fenceState struct {
+	open     bool
+	deadline bool
+}
+
+// New returns a core at the given time.
+func New(cfg Config, now time.Time) (*Core, error) {
+	cfg = cfg.WithDefaults()
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	c := &Core{cfg: cfg, now: now, started: now, peers: map[Node]*peer{}, slots: map[sa.Slot]*slot{}}
+	c.registrar.grants = map[grantKey]sa.Ticket{}
+	for _, n := range cfg.Appliances {
+		if n != cfg.Self {
+			c.peers[n] = &peer{slots: map[sa.Slot]SlotReport{}}
+		}
+	}
+	for _, s := range cfg.Slots {
+		c.slots[s.Slot] = &slot{cfg: s, role: RoleNone, replicas: map[Node]bool{}, held: map[Node]heldTicket{}}
+		c.order = append(c.order, s.Slot)
+	}
+	slices.Sort(c.order)
+	return c, nil
+}
+
+// Step takes one event at the given time and returns what to do, in order.
+// Time must not run backwards.
+func (c *Core) Step(ev Event, now time.Time) []Action {
+	if now.After(c.now) {
+		c.now = now
+	}
+	c.out = nil
+	switch e := ev.(type) {
+	case EvTick:
+		c.onTick()
+	case EvMessage:
+		c.onMessage(e.From, e.Msg)
+	case EvLiveness:
+		c.onLiveness(e)
+	default:
+		c.onSlotEvent(ev)
+	}
+	c.settle()
+	return c.out
+}
+
+func (c *Core) onSlotEvent(ev Event) {
+	switch e := ev.(type) {
+	case EvUndeliverable:
+		c.with(e.Slot, func(s *slot) { s.unheard = s.role == RoleShadow && c.suspected(s.owner) })
+	case EvSlotUp:
+		c.with(e.Slot, func(s *slot) { s.up = true })
+	case EvSlotDown:
+		c.with(e.Slot, func(s *slot) { c.slotDown(s, e.Reason) })
+	case EvAdopted:
+		c.with(e.Slot, func(s *slot) { c.adopted(s, e.Ticket) })
+	case EvRestored:
+		c.with(e.Slot, func(s *slot) { s.floor = max(s.floor, e.Ticket) })
+	case EvCharonDied:
+		c.with(e.Slot, c.charonDied)
+	case EvRefed:
+		c.with(e.Slot, func(s *slot) { c.refed(s, e.Err) })
+	case EvTwin:
+		c.with(e.Slot, func(s *slot) { s.ready, s.reason = e.Ready, e.Reason })
+	case EvPreset:
+		c.with(e.Slot, func(s *slot) { c.preset(s, e.Ticket) })
+	case EvReplica:
+		c.with(e.Slot, func(s *slot) { s.replicas[e.Shadow] = e.Ready })
+	case EvIssued:
+		c.issued(e)
+	case EvMove:
+		c.with(e.Slot, func(s *slot) { c.moveAsked(s, e) })
+	case EvQuiesced:
+		c.with(e.Slot, func(s *slot) { c.quiesced(s, e) })
+	case EvFlushed:
+		c.with(e.Slot, func(s *slot) { c.flushed(s, e) })
+	case EvDrained:
+		c.with(e.Slot, func(s *slot) { c.drained(s, e) })
+	case EvPassivated:
+		c.with(e.Slot, c.passivated)
+	}
+}
+
+func (c *Core) with(n sa.Slot, f func(*slot)) {
+	if s := c.slots[n]; s != nil {
+		f(s)
+	}
+}
+
+func (c *Core) onMessage(from Node, m Message) {
+	p := c.peers[from]
+	if p == nil {
+		return
+	}
+	if m.Kind == KindProbe {
+		if m.Report != nil {
+			c.onReport(from, p, *m.Report)
+		}
+		return
+	}
+	s := c.slots[m.Slot]
+	if s == nil {
+		c.report(ActReport{Slot: m.Slot, Kind: "refused", Warn: true, Text: fmt.Sprintf("message %s from %s names an unknown slot", m.Kind, from)})
+		return
+	}
+	switch m.Kind {
+	case KindClaim:
+		c.onClaim(s, m.Owner, m.Ticket)
+	case KindRequest:
+		c.onRequest(s, from, m)
+	case KindGrant:
+		c.onGrant(s, m)
+	case KindYield:
+		c.onYield(s, from, m)
+	case KindRearm:
+		s.floor = max(s.floor, m.Ticket)
+	case KindTake:
+		c.onTake(s, from, m)
+	case KindTaken:
+		c.onTaken(s, from, m)
+	case KindFlipped:
+		c.onFlipped(s, from, m)
+	case KindDrained:
+		c.onDrainedMsg(s, from, m)
+	case KindAbort:
+		c.onAbort(s, from, m)
+	}
+}
+
+func (c *Core) onTick() {
+	gap := c.now.Sub(c.tick)
+	if !c.tick.IsZero() && gap > c.cfg.DeadMan*3/4 {
+		c.thaw(gap)
+	}
+	c.tick = c.now
+	c.suspect()
+	for _, n := range c.order {
+		c.tickSlot(c.slots[n])
+	}
+	if !c.now.Before(c.probeAt) {
+		c.probeAt = c.now.Add(c.cfg.ProbeInterval)
+		c.probe()
+	}
+}
+
+// thaw runs when this process did not run for a while: fences that have a
+// deadline closed by themselves and somebody may have claimed. Listen first.
+func (c *Core) thaw(gap time.Duration) {
+	for _, p := range c.peers {
+		if !p.suspect {
+			p.heard = c.now
+		}
+	}
+	for _, n := range c.order {
+		s := c.slots[n]
+		switch s.role {
+		case RoleOwner, RoleDraining, RoleTaking:
+			if s.role == RoleOwner && len(c.armedShadows(s)) > 0 {
+				s.role = RoleResuming
+				s.resumeFrom, s.resumeAt = c.now, c.now.Add(c.cfg.ResumeGrace)
+				s.move = nil
+				c.report(ActReport{Slot: n, Kind: "frozen", Warn: true, Text: "listening for a higher claim before going on",
+					Reason: fmt.Sprintf("this process stood still for %s", gap.Round(time.Millisecond))})
+			}
+		}
+	}
+}
+
+func (c *Core) tickSlot(s *slot) {
+	switch s.role {
+	case RoleNone:
+		c.tickNone(s)
+	case RoleShadow:
+		c.tickShadow(s)
+	case RoleTaking:
+		if c.now.After(s.takingUntil) {
+			c.stopTaking(s, "the owner did not hand over in time")
+		}
+	case RoleOwner:
+		c.tickOwner(s)
+	case RoleDraining:
+		c.tickMove(s)
+		c.keepOpen(s)
+	case RoleResuming:
+		if c.now.After(s.resumeAt) || c.everybodySpoke(s.resumeFrom) {
+			s.role = RoleOwner
+			c.report(ActReport{Slot: s.cfg.Slot, Kind: "resumed", Text: "goes on as owner", Reason: "no higher claim was heard"})
+			c.own(s, false)
+		}
+	}
+}
+
+// keepOpen refreshes the fence of a slot that sends: with a deadline where a
+// ready shadow could take over, without one where nobody could.
+func (c *Core) keepOpen(s *slot) {
+	until := time.Duration(0)
+	if c.cfg.Shadowing && (s.role != RoleOwner || c.hasReadyShadow(s)) {
+		until = c.cfg.DeadMan
+	}
+	if until == 0 && s.fence.open && !s.fence.deadline {
+		return
+	}
+	s.fence = fenceState{open: true, deadline: until > 0}
+	c.emit(ActFence{Slot: s.cfg.Slot, Open: true, Until: until})
+}
+
+func (c *Core) closeFence(s *slot) {
+	s.fence = fenceState{}
+	c.emit(ActFence{Slot: s.cfg.Slot})
+}
+
+func (c *Core) emit(a Action) { c.out = append(c.out, a) }
+
+func (c *Core) report(r ActReport) { c.emit(r) }
+
+func (c *Core) send(to Node, m Message) { c.emit(ActSend{To: to, Msg: m}) }
+
+func (c *Core) broadcast(m Message) {
+	for _, n := range c.cfg.Appliances {
+		if n != c.cfg.Self {
+			c.send(n, m)
+		}
+	}
+}
+
+// member reports whether this appliance may hold slot s.
+func (c *Core) member(s *slot) bool {
+	if s.cfg.Home == c.cfg.Self {
+		return true
+	}
+	return c.cfg.Shadowing && slices.Contains(s.cfg.Shadows, c.cfg.Self)
+}
+
+// shadowsOf returns the appliances that shadow s while this one owns it.
+func (c *Core) shadowsOf(s *slot) []Node {
+	if !c.cfg.Shadowing {
+		return nil
+	}
+	return slices.DeleteFunc(s.cfg.members(), func(n Node) bool { return n == c.cfg.Self })
+}

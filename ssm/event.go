@@ -1,0 +1,130 @@
+package ssm
+
+import (
+	"time"
+
+	"github.com/shadowcast/shadowcast/sa"
+)
+
+// Event is one input of the core.
+type Event interface{ event() }
+
+// The events. The shell reports facts, never wishes, but for EvMove.
+type (
+	// EvTick drives every timer; the shell sends it at least twice in a
+	// probe interval.
+	EvTick struct{}
+	// EvMessage is an authenticated message from another appliance.
+	EvMessage struct {
+		From Node
+		Msg  Message
+	}
+	// EvLiveness says that the BGP liveness route of Node came or went.
+	EvLiveness struct {
+		Node Node
+		Up   bool
+	}
+	// EvUndeliverable says that packets of Slot arrived here since its owner
+	// went silent.
+	EvUndeliverable struct{ Slot sa.Slot }
+	// EvSlotUp says that namespace and charon of Slot run here, passive, empty.
+	EvSlotUp struct{ Slot sa.Slot }
+	// EvSlotDown says that they could not be built or were lost while passive.
+	EvSlotDown struct {
+		Slot   sa.Slot
+		Reason string
+	}
+	// EvAdopted says that a restarted daemon found Slot active, held by Ticket.
+	EvAdopted struct {
+		Slot   sa.Slot
+		Ticket sa.Ticket
+	}
+	// EvRestored says that a restarted daemon found the ticket it was armed
+	// with; the twin itself is built anew.
+	EvRestored struct {
+		Slot   sa.Slot
+		Ticket sa.Ticket
+	}
+	// EvCharonDied says that the charon of an active slot is gone.
+	EvCharonDied struct{ Slot sa.Slot }
+	// EvRefed says that charon of the owner's slot was restarted and refilled.
+	EvRefed struct {
+		Slot sa.Slot
+		Err  string
+	}
+	// EvTwin reports whether the twin here is complete: snapshot applied,
+	// everything received fed, connections equal to the owner's.
+	EvTwin struct {
+		Slot   sa.Slot
+		Ready  bool
+		Reason string
+	}
+	// EvPreset says that every outbound SA of the twin starts in the block of
+	// Ticket and that later ones will.
+	EvPreset struct {
+		Slot   sa.Slot
+		Ticket sa.Ticket
+	}
+	// EvReplica reports, at the owner, whether Shadow has acknowledged
+	// everything that is older than the replication bound.
+	EvReplica struct {
+		Slot   sa.Slot
+		Shadow Node
+		Ready  bool
+	}
+	// EvIssued answers ActIssue: Ticket is durable in the registrar's log.
+	EvIssued struct {
+		Slot        sa.Slot
+		Ticket      sa.Ticket
+		Node        Node
+		Incarnation uint64
+	}
+	// EvMove asks for a planned move. ID names it in the report events.
+	EvMove struct {
+		Slot   sa.Slot
+		To     Node
+		ID     uint64
+		Reason string
+	}
+	// EvQuiesced answers ActQuiesce.
+	EvQuiesced struct {
+		Slot   sa.Slot
+		Move   uint64
+		Detail string // what was still open when patience ended; "" if nothing
+	}
+	// EvFlushed answers ActFlush; Hold is the measured path difference.
+	EvFlushed struct {
+		Slot sa.Slot
+		Move uint64
+		Hold time.Duration
+		Err  string
+	}
+	// EvDrained answers ActDrain: no late packet for DrainQuiet.
+	EvDrained struct {
+		Slot sa.Slot
+		Move uint64
+		Late uint64 // packets delivered at the old owner after the flip
+	}
+	// EvPassivated answers ActPassivate and ActStandDown.
+	EvPassivated struct{ Slot sa.Slot }
+)
+
+func (EvTick) event()          {}
+func (EvMessage) event()       {}
+func (EvLiveness) event()      {}
+func (EvUndeliverable) event() {}
+func (EvSlotUp) event()        {}
+func (EvSlotDown) event()      {}
+func (EvAdopted) event()       {}
+func (EvRestored) event()      {}
+func (EvCharonDied) event()    {}
+func (EvRefed) event()         {}
+func (EvTwin) event()          {}
+func (EvPreset) event()        {}
+func (EvReplica) event()       {}
+func (EvIssued) event()        {}
+func (EvMove) event()          {}
+func (EvQuiesced) event()      {}
+func (EvFlushed) event()       {}
+func (EvDrained) event()       {}
+func (EvPassivated) event()    {}

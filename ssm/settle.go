@@ -1,0 +1,124 @@
+package ssm
+
+import (
+	"slices"
+
+	"github.com/shadowcast/shadowcast/sa"
+)
+
+// settle derives what follows from the state (steering, new clients,
+// announcements) and emits what changed since it was last told.
+func (c *Core) settle() {
+	for _, n := range c.order {
+		c.steer(c.slots[n])
+	}
+	if nc := c.clientSlots(); !slices.Equal(nc, c.newClients) {
+		c.newClients = nc
+		c.emit(ActNewClients{Slots: nc})
+	}
+	c.announce()
+}
+
+// steer emits where packets of s go if that changed.
+func (c *Core) steer(s *slot) {
+	a := c.wantSteer(s)
+	if s.steered != nil && *s.steered == a {
+		return
+	}
+	s.steered = &a
+	c.emit(a)
+}
+
+func (c *Core) wantSteer(s *slot) ActSteer {
+	local := Target{Local: true}
+	a := ActSteer{Slot: s.cfg.Slot}
+	switch s.role {
+	case RoleOwner, RoleResuming:
+		a.Uplink, a.Peer, a.Inner = local, local, local
+		if s.yieldTo != "" {
+			to := Target{Remote: s.yieldTo}
+			a.Uplink, a.Peer, a.Inner = to, to, to
+		} else if m := s.move; m != nil && m.phase == phaseFlip {
+			a.Uplink, a.Inner = Target{Remote: m.to}, Target{Remote: m.to}
+		}
+	case RoleTaking:
+		a.Uplink, a.Peer, a.Inner = local, local, local
+	case RoleDraining:
+		to := Target{Remote: s.owner}
+		a.Uplink, a.Peer, a.Inner = to, local, to
+	default:
+		to := Target{Remote: c.via(s)}
+		a.Uplink, a.Peer, a.Inner = to, to, to
+	}
+	return a
+}
+
+// via returns the appliance to forward packets of s to: its owner, or one that
+// still hears the owner where this one does not.
+func (c *Core) via(s *slot) Node {
+	switch {
+	case s.owner == "" || s.owner == c.cfg.Self:
+		return ""
+	case c.suspected(s.owner):
+		if q := c.hearer(s.owner); q != "" {
+			return q
+		}
+	}
+	return s.owner
+}
+
+// clientSlots returns the slots for new clients that enter here: our home
+// slots, else any slot we own, else everybody's.
+func (c *Core) clientSlots() []sa.Slot {
+	var home, own, any []sa.Slot
+	for _, n := range c.order {
+		s := c.slots[n]
+		if s.owner == "" {
+			continue
+		}
+		if s.role != RoleOwner {
+			if s.owner != c.cfg.Self && !c.suspected(s.owner) {
+				any = append(any, n)
+			}
+			continue
+		}
+		if s.move != nil && s.move.phase != phasePrepare || s.refeeding || s.yieldTo != "" || !s.activateBy.IsZero() {
+			continue
+		}
+		if own = append(own, n); s.cfg.Home == c.cfg.Self {
+			home = append(home, n)
+		}
+	}
+	switch {
+	case len(home) > 0:
+		return home
+	case len(own) > 0:
+		return own
+	}
+	return any
+}
+
+// announce emits what BGP should say if that changed. The VIP is announced
+// once every packet that could enter has somewhere to go.
+func (c *Core) announce() {
+	a := ActAnnounce{VIP: true, Degraded: true}
+	for _, n := range c.order {
+		s := c.slots[n]
+		if s.role == RoleOwner {
+			a.Pools = append(a.Pools, n)
+			a.Degraded = false
+		}
+	}
+	if a.Degraded { // owns nothing: a relay only, once it knows the owners
+		for _, n := range c.order {
+			if c.via(c.slots[n]) == "" {
+				a.VIP = false
+			}
+		}
+	}
+	if c.announced != nil && c.announced.VIP == a.VIP && c.announced.Degraded == a.Degraded && slices.Equal(c.announced.Pools, a.Pools) {
+		return
+	}
+	c.announced = &a
+	c.emit(a)
+}

@@ -1,0 +1,125 @@
+package ssm
+
+import (
+	"time"
+
+	"github.com/shadowcast/shadowcast/sa"
+)
+
+// requestEvery paces requests for a ticket while the registrar is silent.
+const requestEvery = 200 * time.Millisecond
+
+type grantKey struct {
+	slot        sa.Slot
+	node        Node
+	incarnation uint64
+}
+
+// registrar is the issuing side. The counter itself is durable and belongs to
+// the shell; grants remembers the last answer, so that a repeated request (the
+// grant was lost) does not spend another ticket.
+type registrar struct {
+	grants map[grantKey]sa.Ticket
+}
+
+// request asks for a ticket above s.floor.
+func (c *Core) request(s *slot) {
+	if c.now.Sub(s.requested) < requestEvery {
+		return
+	}
+	s.requested = c.now
+	s.floor = max(s.floor, s.ticket)
+	m := Message{Kind: KindRequest, Slot: s.cfg.Slot, Ticket: s.floor, Incarnation: c.cfg.Incarnation}
+	if c.cfg.Registrar == c.cfg.Self {
+		c.onRequest(s, c.cfg.Self, m)
+		return
+	}
+	c.send(c.cfg.Registrar, m)
+}
+
+func (c *Core) onRequest(s *slot, from Node, m Message) {
+	if c.cfg.Registrar != c.cfg.Self {
+		return
+	}
+	k := grantKey{s.cfg.Slot, from, m.Incarnation}
+	if t := c.registrar.grants[k]; t > m.Ticket {
+		c.grant(s, from, m.Incarnation, t)
+		return
+	}
+	floor := max(m.Ticket, s.ticket, s.armed, s.granted)
+	for _, h := range s.held {
+		floor = max(floor, h.ticket)
+	}
+	c.emit(ActIssue{Slot: s.cfg.Slot, Node: from, Incarnation: m.Incarnation, Floor: floor})
+}
+
+func (c *Core) issued(e EvIssued) {
+	s := c.slots[e.Slot]
+	if s == nil {
+		return
+	}
+	k := grantKey{e.Slot, e.Node, e.Incarnation}
+	if e.Ticket <= c.registrar.grants[k] {
+		return
+	}
+	c.registrar.grants[k] = e.Ticket
+	c.grant(s, e.Node, e.Incarnation, e.Ticket)
+}
+
+func (c *Core) grant(s *slot, to Node, incarnation uint64, t sa.Ticket) {
+	m := Message{Kind: KindGrant, Slot: s.cfg.Slot, Ticket: t, Incarnation: incarnation}
+	if to == c.cfg.Self {
+		c.onGrant(s, m)
+		return
+	}
+	c.send(to, m)
+}
+
+// onGrant arms this appliance, or lets a home claim, or renews an owner.
+func (c *Core) onGrant(s *slot, m Message) {
+	if m.Incarnation != c.cfg.Incarnation || m.Ticket <= s.floor || m.Ticket <= s.ticket || m.Ticket <= s.granted {
+		return
+	}
+	switch {
+	case s.role == RoleShadow && s.up, s.role == RoleOwner && s.renewAbove != 0:
+		s.granted = m.Ticket
+		s.floor = m.Ticket
+		c.emit(ActPreset{Slot: s.cfg.Slot, Ticket: m.Ticket})
+	case s.role == RoleNone && c.mayFound(s):
+		s.floor = m.Ticket
+		s.armed = m.Ticket
+		c.claim(s, "nobody held the slot", 0, false)
+	}
+}
+
+// preset runs when the sequence numbers of ticket t are written.
+func (c *Core) preset(s *slot, t sa.Ticket) {
+	if t != s.granted {
+		return
+	}
+	s.granted = 0
+	switch s.role {
+	case RoleShadow:
+		if t > s.ticket {
+			s.armed = t
+			c.emit(ActRemember{Slot: s.cfg.Slot, Role: s.role, Ticket: t})
+			c.probeAt = c.now
+		}
+	case RoleOwner:
+		s.renewAbove = 0
+		s.ticket, s.since = t, c.now
+		c.report(ActReport{Slot: s.cfg.Slot, Kind: "renewed", Text: "owner goes on under a higher ticket", Reason: "a higher one was lost before it was used"})
+		c.own(s, false)
+	}
+}
+
+// voidTickets drops what a higher claim has overtaken.
+func (c *Core) voidTickets(s *slot) {
+	if s.armed != 0 && s.armed <= s.ticket {
+		s.armed = 0
+	}
+	if s.granted != 0 && s.granted <= s.ticket {
+		s.granted = 0
+	}
+	s.floor = max(s.floor, s.ticket)
+}

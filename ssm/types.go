@@ -1,0 +1,164 @@
+package ssm
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/shadowcast/shadowcast/sa"
+)
+
+// Node is the name of an appliance, unique in the fleet.
+type Node string
+
+// Config is what the core knows about the fleet. It is identical on all
+// appliances but for Self, Incarnation and Shadowing.
+type Config struct {
+	Self Node
+	// Incarnation names this life of the appliance's memory. It rises: a
+	// ticket issued to an earlier incarnation is void.
+	Incarnation uint64
+	Appliances  []Node
+	// Registrar issues tickets.
+	Registrar Node
+	Slots     []SlotConfig
+	// Shadowing off means: no twins, no tickets for shadows, no takeover.
+	Shadowing bool
+
+	ProbeInterval time.Duration // between two probes to one appliance
+	ProbeLost     int           // probes missed in a row before an appliance is suspected
+	DeadMan       time.Duration // deadline of an open fence that has a ready shadow
+	Stagger       time.Duration // a shadow waits this long for each lower ticket before it claims
+	StartGrace    time.Duration // silence to hear existing claims before a home claims its slot
+	ResumeGrace   time.Duration // the same after a freeze or a daemon restart
+	DrainQuiet    time.Duration // the old owner waits at least this long for late packets
+	HoldDown      time.Duration // before a slot returns to its home by itself; 0 means never
+	RebuildWait   time.Duration // a shadow that is armed but incomplete waits this much longer
+}
+
+// SlotConfig is one slot of the fleet.
+type SlotConfig struct {
+	Slot    sa.Slot
+	Home    Node
+	Shadows []Node // in order of preference; never contains Home
+}
+
+// WithDefaults fills zero durations with the values of the design.
+func (c Config) WithDefaults() Config {
+	set := func(d *time.Duration, v time.Duration) {
+		if *d == 0 {
+			*d = v
+		}
+	}
+	set(&c.ProbeInterval, 50*time.Millisecond)
+	set(&c.DeadMan, time.Second)
+	set(&c.Stagger, 150*time.Millisecond)
+	set(&c.StartGrace, 1500*time.Millisecond)
+	set(&c.ResumeGrace, 500*time.Millisecond)
+	set(&c.DrainQuiet, 60*time.Millisecond)
+	set(&c.RebuildWait, 2*time.Second)
+	if c.ProbeLost == 0 {
+		c.ProbeLost = 3
+	}
+	return c
+}
+
+// Validate reports the first contradiction in c.
+func (c Config) Validate() error {
+	if !slices.Contains(c.Appliances, c.Self) {
+		return fmt.Errorf("appliance %q is not in the fleet %v", c.Self, c.Appliances)
+	}
+	if !slices.Contains(c.Appliances, c.Registrar) {
+		return fmt.Errorf("registrar %q is not in the fleet %v", c.Registrar, c.Appliances)
+	}
+	seen := map[sa.Slot]bool{}
+	for _, s := range c.Slots {
+		if !s.Slot.Valid() || seen[s.Slot] {
+			return fmt.Errorf("slot %d is out of range 1..%d or listed twice", s.Slot, sa.MaxSlot)
+		}
+		seen[s.Slot] = true
+		for _, n := range append([]Node{s.Home}, s.Shadows...) {
+			if !slices.Contains(c.Appliances, n) {
+				return fmt.Errorf("slot %d names appliance %q, which is not in the fleet %v", s.Slot, n, c.Appliances)
+			}
+		}
+		if slices.Contains(s.Shadows, s.Home) {
+			return fmt.Errorf("slot %d lists its home %q as its own shadow", s.Slot, s.Home)
+		}
+	}
+	return nil
+}
+
+// members returns every appliance that may hold slot s: home, then shadows.
+func (s SlotConfig) members() []Node { return append([]Node{s.Home}, s.Shadows...) }
+
+// Kind names a message between cores. The strings are the wire format.
+type Kind string
+
+// The message kinds. Every message may be lost, repeated and reordered; the
+// core repeats what matters until it sees the effect in a probe.
+const (
+	KindProbe   Kind = "probe"   // Report; every ProbeInterval to every appliance
+	KindClaim   Kind = "claim"   // Slot, Ticket, Owner: "Owner holds Slot by Ticket"
+	KindRequest Kind = "request" // Slot: a ticket for the sender, please
+	KindGrant   Kind = "grant"   // Slot, Ticket, Incarnation: yours
+	KindYield   Kind = "yield"   // Slot, Ticket: take the slot now, my charon is dead
+	KindRearm   Kind = "rearm"   // Slot, Ticket: get a ticket above this one
+	KindTake    Kind = "take"    // Slot, Move, Hold: open, steer to yourself, hold
+	KindTaken   Kind = "taken"   // Slot, Move: done
+	KindFlipped Kind = "flipped" // Slot, Move: my uplink now leads to you; claim
+	KindDrained Kind = "drained" // Slot, Move: my fence is closed; activate
+	KindAbort   Kind = "abort"   // Slot, Move, Reason: forget the move
+)
+
+// Message is what one core tells another. Unknown JSON keys are ignored so
+// that appliances of adjacent versions interoperate.
+type Message struct {
+	Kind        Kind          `json:"k"`
+	Slot        sa.Slot       `json:"s,omitempty"`
+	Ticket      sa.Ticket     `json:"t,omitempty"`
+	Owner       Node          `json:"o,omitempty"`
+	Incarnation uint64        `json:"i,omitempty"`
+	Move        uint64        `json:"m,omitempty"`
+	Hold        time.Duration `json:"h,omitempty"`
+	Reason      string        `json:"r,omitempty"`
+	Report      *Report       `json:"p,omitempty"`
+}
+
+// Report is the content of a probe: what its sender hears and knows.
+type Report struct {
+	Incarnation uint64       `json:"i"`
+	Hears       []Node       `json:"h"`
+	Slots       []SlotReport `json:"s"`
+}
+
+// SlotReport is one slot as the sender of a Report sees it.
+type SlotReport struct {
+	Slot        sa.Slot   `json:"n"`
+	Owner       Node      `json:"o,omitempty"`
+	OwnerTicket sa.Ticket `json:"t,omitempty"`
+	// Armed is the ticket that the sender holds for a takeover, 0 if none.
+	Armed sa.Ticket `json:"a,omitempty"`
+	Ready bool      `json:"r,omitempty"` // the sender's twin is complete
+	Up    bool      `json:"u,omitempty"` // the sender's charon of the slot runs
+}
+
+// Role is what an appliance is to a slot.
+type Role string
+
+// The roles. A slot's fence is open in RoleOwner and, for the length of a move,
+// in RoleTaking and RoleDraining; in every other role it is closed.
+const (
+	RoleNone     Role = "none"     // not a member, or not up yet
+	RoleShadow   Role = "shadow"   // keeps a twin
+	RoleOwner    Role = "owner"    // active here
+	RoleTaking   Role = "taking"   // target of a move: open, not yet claimed
+	RoleDraining Role = "draining" // old owner after the flip: open for late packets only
+	RoleResuming Role = "resuming" // was owner before a freeze or restart; listening for a higher claim
+)
+
+// Target says where packets of a slot go.
+type Target struct {
+	Local  bool
+	Remote Node // "" with Local false means drop
+}

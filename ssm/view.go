@@ -1,0 +1,102 @@
+package ssm
+
+import (
+	"time"
+
+	"github.com/shadowcast/shadowcast/sa"
+)
+
+// View is a snapshot of the core for the operator API.
+type View struct {
+	Self  Node
+	Peers []PeerView
+	Slots []SlotView
+	VIP   bool // announced
+	Relay bool // announced, but owns no slot
+}
+
+// PeerView is one other appliance.
+type PeerView struct {
+	Node        Node
+	Heard       time.Time // zero: never
+	Suspect     bool
+	RouteLost   bool
+	Incarnation uint64
+}
+
+// SlotView is one slot.
+type SlotView struct {
+	Slot      sa.Slot
+	Home      Node
+	Owner     Node
+	Ticket    sa.Ticket
+	Since     time.Time
+	Role      Role
+	Up        bool
+	Armed     sa.Ticket
+	Ready     bool
+	Reason    string // why not ready
+	MoveTo    Node
+	MovePhase string
+	Shadows   []ShadowView // at the owner
+	Steer     ActSteer
+}
+
+// ShadowView is one member of a slot's shadow set.
+type ShadowView struct {
+	Node   Node
+	Ticket sa.Ticket
+	Ready  bool // twin complete, armed, everything acknowledged
+}
+
+// View returns a snapshot.
+func (c *Core) View() View {
+	v := View{Self: c.cfg.Self}
+	if c.announced != nil {
+		v.VIP, v.Relay = c.announced.VIP, c.announced.Degraded
+	}
+	for _, n := range c.cfg.Appliances {
+		if p := c.peers[n]; p != nil {
+			v.Peers = append(v.Peers, PeerView{n, p.heard, p.suspect, p.routeLost, p.incarnation})
+		}
+	}
+	for _, n := range c.order {
+		s := c.slots[n]
+		sv := SlotView{Slot: n, Home: s.cfg.Home, Owner: s.owner, Ticket: s.ticket, Since: s.since, Role: s.role, Up: s.up,
+			Armed: s.armed, Ready: s.ready, Reason: s.reason}
+		if s.steered != nil {
+			sv.Steer = *s.steered
+		}
+		if s.move != nil {
+			sv.MoveTo, sv.MovePhase = s.move.to, string(s.move.phase)
+		}
+		for _, m := range s.cfg.members() {
+			if m == s.owner {
+				continue
+			}
+			sh := ShadowView{Node: m}
+			if m == c.cfg.Self {
+				sh.Ticket, sh.Ready = s.armed, s.ready && s.armed > s.ticket
+			} else {
+				r := c.peers[m].slots[n]
+				sh.Ticket = r.Armed
+				sh.Ready = r.Ready && r.Armed > s.ticket && c.alive(m) && (s.role != RoleOwner || s.replicas[m])
+			}
+			sv.Shadows = append(sv.Shadows, sh)
+		}
+		v.Slots = append(v.Slots, sv)
+	}
+	return v
+}
+
+// Unheard returns the slots shadowed here whose owner is silent: the shell
+// watches them for packets that cannot be delivered.
+func (c *Core) Unheard() []sa.Slot {
+	var out []sa.Slot
+	for _, n := range c.order {
+		if s := c.slots[n]; s.role == RoleShadow && c.suspected(s.owner) {
+			out = append(out, n)
+		}
+	}
+	return out
+}
