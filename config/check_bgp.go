@@ -1,0 +1,91 @@
+package config
+
+import (
+	"math"
+	"net/netip"
+	"time"
+)
+
+func (c *collector) bgp(r *rawBGP, f *Fleet) BGP {
+	b := BGP{
+		ListenPort: uint16(c.within("bgp.listen_port", r.ListenPort, 1, 65535)),
+		// Above the base there must be room for the ladder up to "draining".
+		MEDBase: uint32(c.within("bgp.med_base", r.MEDBase, 0, 1_000_000)),
+	}
+	if r.ASN == 0 && r.RouterID == "" && len(r.Peers) == 0 {
+		return b
+	}
+	b.ASN = c.asn("bgp.asn", r.ASN)
+	b.RouterID = c.addr4("bgp.router_id", r.RouterID, "an IPv4 address, such as the appliance's own")
+	if len(r.Peers) == 0 {
+		c.addf("bgp.peers", "missing; want the neighbouring routers, or no bgp section")
+	}
+	names, addrs := map[string]int{}, map[netip.Addr]int{}
+	for i, rp := range r.Peers {
+		path := at("bgp.peers", i)
+		p := c.peer(path, rp)
+		if j, dup := names[p.Name]; dup && p.Name != "" {
+			c.addf(path+".name", "%q is the name of %s already; want a name of its own", p.Name, at("bgp.peers", j))
+		}
+		if j, dup := addrs[p.Address]; dup && p.Address.IsValid() {
+			c.addf(path+".address", "%s is the address of %s already; want one session with a router", p.Address, at("bgp.peers", j))
+		}
+		for j, vip := range f.VIPs {
+			if p.Address == vip || p.LocalAddress == vip {
+				c.addf(path+".address", "%s is %s; want an address of this link", vip, at("fleet.vips", j))
+			}
+		}
+		names[p.Name], addrs[p.Address] = i, i
+		b.Peers = append(b.Peers, p)
+	}
+	return b
+}
+
+func (c *collector) peer(path string, r rawPeer) BGPPeer {
+	p := BGPPeer{
+		Name:        c.word(path+".name", r.Name, false),
+		Address:     c.addr(path+".address", r.Address, "the router's address, such as 203.0.113.1"),
+		ASN:         c.asn(path+".asn", r.ASN),
+		Role:        Role(r.Role),
+		TTLSecurity: r.TTLSecurity,
+		BFD: BFD{
+			Enabled:    r.BFD.Enabled,
+			Interval:   c.duration(path+".bfd.interval", r.BFD.Interval, 10*time.Millisecond, 10*time.Second),
+			Multiplier: c.within(path+".bfd.multiplier", r.BFD.Multiplier, 2, 50),
+		},
+		// RFC 4271 section 4.2: a hold time is 0 or at least 3 s. 0 would leave a
+		// dead session standing.
+		HoldTime: c.duration(path+".hold_time", r.HoldTime, 3*time.Second, 65535*time.Second),
+	}
+	c.choice(path+".role", r.Role, string(Outside), string(Inside))
+	if p.HoldTime%time.Second != 0 {
+		c.addf(path+".hold_time", "%v; want whole seconds", p.HoldTime)
+	}
+	if r.PasswordFile != "" {
+		p.PasswordFile = c.file(path+".password_file", r.PasswordFile)
+	}
+	if r.LocalAddress != "" {
+		p.LocalAddress = c.addr(path+".local_address", r.LocalAddress, "an address of this appliance on the link")
+		if p.LocalAddress.IsValid() && p.Address.IsValid() && p.LocalAddress.Is4() != p.Address.Is4() {
+			c.addf(path+".local_address", "%s is not of the family of the router's address %s; want both IPv4 or both IPv6", p.LocalAddress, p.Address)
+		}
+		if p.LocalAddress.IsValid() && p.LocalAddress == p.Address {
+			c.addf(path+".local_address", "%s is the router's own address; want ours", p.LocalAddress)
+		}
+	}
+	return p
+}
+
+func (c *collector) asn(path string, n int) uint32 {
+	switch {
+	case n == 0:
+		c.addf(path, "missing; want an AS number, such as 64512")
+	case n < 0 || n > math.MaxUint32:
+		c.addf(path, "%d; want an AS number of 1 to %d", n, uint32(math.MaxUint32))
+	case n == 23456:
+		c.addf(path, "23456 stands for AS numbers that old routers cannot read (RFC 6793); want the real one")
+	default:
+		return uint32(n)
+	}
+	return 0
+}

@@ -1,0 +1,357 @@
+package config
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"reflect"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+var update = flag.Bool("update", false, "rewrite golden files")
+
+func mustParse(t *testing.T, text string) *Config {
+	t.Helper()
+	c, err := Parse([]byte(text))
+	if err != nil {
+		t.Fatalf("Parse:\n%v", err)
+	}
+	return c
+}
+
+func TestExampleIsTyped(t *testing.T) {
+	c := mustParse(t, Example())
+	want := Slot{Number: 1, Home: "ams", Shadows: []string{"fra", "lhr"},
+		Pools: []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16"), netip.MustParsePrefix("fd00:1::/64")}}
+	if got, ok := c.Fleet.Slot(1); !ok || !reflect.DeepEqual(got, want) {
+		t.Errorf("slot 1 = %+v, want %+v", got, want)
+	}
+	if got := want.Pool6().String(); got != "fd00:1::/64" {
+		t.Errorf("Pool6 = %s", got)
+	}
+	if got := (Slot{}).Pool4(); got.IsValid() {
+		t.Errorf("Pool4 of no pools = %s", got)
+	}
+	self := c.Self()
+	if self.Replication().String() != "192.0.2.11:4501" || self.Probe().String() != "192.0.2.11:4502" {
+		t.Errorf("self = %+v", self)
+	}
+	if self.Labels != (Labels{Rack: "a7", Power: "feed-1"}) || self.Location != (Location{Lat: 52.37, Lon: 4.90}) {
+		t.Errorf("self = %+v", self)
+	}
+	if c.Log.Level != slog.LevelInfo || !c.Shadowing || c.Metrics.IsValid() || c.Fleet.DeadMan != time.Second {
+		t.Errorf("defaults not applied: %+v", c)
+	}
+	if c.PKI.Cert != "/etc/shadowcast/pki/ams.crt" {
+		t.Errorf("pki.cert = %s", c.PKI.Cert)
+	}
+	if got := c.BGP.Peers[0].BFD; got != (BFD{Enabled: true, Interval: 50 * time.Millisecond, Multiplier: 3}) {
+		t.Errorf("peer bfd = %+v", got)
+	}
+	if got := c.BGP.Peers[1].BFD.Interval; got != 100*time.Millisecond {
+		t.Errorf("default bfd interval = %v", got)
+	}
+	if got := c.Fleet.Probe.Detection(); got != 150*time.Millisecond {
+		t.Errorf("detection = %v", got)
+	}
+	if c.Socket() != "/run/shadowcast/shadowcast.sock" || c.Netns(7) != "sc7" {
+		t.Errorf("socket %s, netns %s", c.Socket(), c.Netns(7))
+	}
+	if len(c.Others()) != 2 || len(c.Fleet.SlotsOf("lhr")) != 3 || len(c.Fleet.SlotsOf("nyc")) != 0 {
+		t.Errorf("others %v", c.Others())
+	}
+}
+
+// The defaults that the example shows in comments are the defaults.
+func TestExampleTellsDefaults(t *testing.T) {
+	plain := mustParse(t, Example())
+	var lines []string
+	commented := regexp.MustCompile(`^(\s*)# (\s*)([a-z_]+):( |$)`)
+	for line := range strings.SplitSeq(Example(), "\n") {
+		if m := commented.FindStringSubmatch(line); m != nil {
+			line = strings.Replace(line, "# ", "", 1)
+		}
+		lines = append(lines, line)
+	}
+	full := mustParse(t, strings.Join(lines, "\n"))
+	if full.Metrics.String() != "127.0.0.1:9501" || full.BGP.Peers[0].PasswordFile == "" {
+		t.Fatal("the optional keys were not uncommented")
+	}
+	full.Metrics, full.BGP.Peers[0].PasswordFile = netip.AddrPort{}, ""
+	if !reflect.DeepEqual(plain, full) {
+		t.Errorf("with the shown defaults:\n%+v\nwithout:\n%+v", full, plain)
+	}
+}
+
+func TestMarshalRoundTrip(t *testing.T) {
+	c := mustParse(t, Example())
+	c.Metrics = netip.MustParseAddrPort("[::1]:9501")
+	c.Shadowing = false
+	c.Log = Log{Level: slog.LevelDebug, Format: "json"}
+	c.Fleet.Slots[2].Shadows = nil
+	c.BGP.Peers[1].BFD.Enabled = false
+	c.BGP.Peers[1].TTLSecurity = true
+	c.Fleet.Handover.DrainTime = 0
+	for name, c := range map[string]*Config{"full": c, "without bgp": func() *Config {
+		d := *c
+		d.BGP.ASN, d.BGP.RouterID, d.BGP.Peers, d.Inside = 0, netip.Addr{}, nil, nil
+		return &d
+	}()} {
+		text, err := c.Marshal()
+		if err != nil {
+			t.Fatalf("%s: Marshal: %v", name, err)
+		}
+		if got := mustParse(t, string(text)); !reflect.DeepEqual(got, c) {
+			t.Errorf("%s: read back\n%+v\nwant\n%+v\ntext:\n%s", name, got, c, text)
+		}
+	}
+	c.Node = "nyc"
+	if _, err := c.Marshal(); err == nil || !strings.Contains(err.Error(), `node: "nyc" is not in`) {
+		t.Errorf("Marshal of a wrong config: %v", err)
+	}
+}
+
+func TestDigest(t *testing.T) {
+	base := mustParse(t, Example()).Fleet
+	digest := base.Digest()
+	if len(digest) != 64 {
+		t.Fatalf("digest %q", digest)
+	}
+	for name, tc := range map[string]struct {
+		edit func(*Fleet)
+		same bool
+	}{
+		"nothing":         {func(*Fleet) {}, true},
+		"appliance order": {func(f *Fleet) { slices.Reverse(f.Appliances) }, true},
+		"slot order":      {func(f *Fleet) { slices.Reverse(f.Slots) }, true},
+		"pool order":      {func(f *Fleet) { slices.Reverse(f.Slots[0].Pools) }, true},
+		"registrar order": {func(f *Fleet) { slices.Reverse(f.Registrars) }, true},
+		"vip order":       {func(f *Fleet) { slices.Reverse(f.VIPs) }, true},
+		"shadow order":    {func(f *Fleet) { slices.Reverse(f.Slots[0].Shadows) }, false},
+		"probe":           {func(f *Fleet) { f.Probe.Lost++ }, false},
+		"dead man":        {func(f *Fleet) { f.DeadMan++ }, false},
+		"port":            {func(f *Fleet) { f.Appliances[0].ProbePort++ }, false},
+		"label":           {func(f *Fleet) { f.Appliances[0].Labels.Rack = "z" }, false},
+		"pool":            {func(f *Fleet) { f.Slots[0].Pools = f.Slots[0].Pools[:1] }, false},
+	} {
+		f := mustParse(t, Example()).Fleet
+		tc.edit(&f)
+		if got := f.Digest() == digest; got != tc.same {
+			t.Errorf("%s: same digest %v, want %v", name, got, tc.same)
+		}
+	}
+	before := mustParse(t, Example()).Fleet
+	slices.Reverse(before.Appliances)
+	first := before.Appliances[0].Name
+	before.Digest()
+	if before.Appliances[0].Name != first {
+		t.Error("Digest reordered the fleet")
+	}
+}
+
+// wrong is one edit of the example: old becomes new ("" for old: new replaces
+// the whole text).
+type wrong struct{ name, old, new string }
+
+var wrongs = []wrong{
+	{"empty file", "", ""},
+	{"not YAML", "", "node: [a\nb: c"},
+	{"not a mapping", "", "- node"},
+	{"duplicate key", "node: ams\n", "node: ams\nnode: fra\n"},
+	{"unknown key at the top", "node: ams\n", "node: ams\nbogus: 1\n"},
+	{"unknown key, a slip", "router_id: 192", "routerid: 192"},
+	{"unknown key in a list", "      home: ams\n", "      home: ams\n      shadwos: [fra]\n"},
+	{"unknown key without a value", "node: ams\n", "node: ams\nbogus:\n"},
+	{"unknown key with an empty section", "node: ams\n", "node: ams\nbogus: {}\n"},
+	{"key with a dot", "node: ams\n", "node: ams\nlog.level: debug\n"},
+	{"key without a value", "inside: [eth1]", "inside:"},
+	{"number for a name", "node: ams\n", "node: 7\n"},
+	{"text for a number", "number: 3", "number: three"},
+	{"fraction for a number", "number: 3", "number: 3.5"},
+	{"text for a list", "registrars: [ams, fra, lhr]", "registrars: ams"},
+	{"text for a section", "location: {lat: 51.47, lon: -0.45}", "location: london"},
+	{"section for a list", "vips: [198.51.100.1, \"2001:db8:51::1\"]", "vips: {v4: 198.51.100.1}"},
+	{"list of text for a list of sections", "shadows: [fra, lhr]", "shadows: [{name: fra}]"},
+	{"text for a bool", "node: ams\n", "node: ams\nshadowing: sometimes\n"},
+	{"duration without unit", "interval: 50ms ", "interval: 50 "},
+	{"duration with a wrong unit", "interval: 50ms ", "interval: 50 msec "},
+	{"duration out of range", "  # dead_man: 1s ", "  dead_man: 1m "},
+	{"node missing", "node: ams\n", "\n"},
+	{"node unknown", "node: ams\n", "node: nyc\n"},
+	{"node with capitals", "node: ams\n", "node: AMS\n"},
+	{"no uplinks", "uplinks: [eth0]\n", "\n"},
+	{"interface name too long", "uplinks: [eth0]", "uplinks: [enp129s0f0np0v1234]"},
+	{"interface twice", "uplinks: [eth0]", "uplinks: [eth0, eth0]"},
+	{"inside is an uplink", "inside: [eth1]", "inside: [eth0]"},
+	{"relative path", "node: ams\n", "node: ams\nrun_dir: run/shadowcast\n"},
+	{"run directory too deep", "node: ams\n", "node: ams\nrun_dir: /" + strings.Repeat("x", 90) + "\n"},
+	{"namespace prefix", "node: ams\n", "node: ams\nnetns_prefix: shadowcast-of-ams\n"},
+	{"log level", "node: ams\n", "node: ams\nlog: {level: verbose}\n"},
+	{"log format", "node: ams\n", "node: ams\nlog: {format: xml}\n"},
+	{"metrics without port", "node: ams\n", "node: ams\nmetrics: {listen: 127.0.0.1}\n"},
+	{"duplicate appliance", "name: fra\n", "name: ams\n"},
+	{"appliance without name", "- name: fra\n", "- name: \"\"\n"},
+	{"appliance without site", "      site: london\n", "\n"},
+	{"latitude", "lat: 51.47", "lat: 514.7"},
+	{"location missing", "      location: {lat: 51.47, lon: -0.45}\n", "\n"},
+	{"peer address is a prefix", "address: 192.0.2.12", "address: 192.0.2.12/32"},
+	{"peer address IPv6", "address: 192.0.2.12", "address: 2001:db8::12"},
+	{"peer address loopback", "address: 192.0.2.12", "address: 127.0.0.1"},
+	{"peer address twice", "address: 192.0.2.12", "address: 192.0.2.11"},
+	{"probe port of IKE", "address: 192.0.2.12\n", "address: 192.0.2.12\n      probe_port: 4500\n"},
+	{"port out of range", "address: 192.0.2.12\n", "address: 192.0.2.12\n      replication_port: 70000\n"},
+	{"no VIP", "vips: [198.51.100.1, \"2001:db8:51::1\"]", "vips: []"},
+	{"VIP with port", "198.51.100.1,", "198.51.100.1:500,"},
+	{"VIP with zone", "\"2001:db8:51::1\"", "\"fe80::1%eth0\""},
+	{"VIP multicast", "198.51.100.1,", "224.0.0.1,"},
+	{"VIP twice", "\"2001:db8:51::1\"", "198.51.100.1"},
+	{"VIP is an appliance", "198.51.100.1,", "192.0.2.13,"},
+	{"VIP inside a pool", "198.51.100.1,", "10.2.0.1,"},
+	{"two registrars", "registrars: [ams, fra, lhr]", "registrars: [ams, fra]"},
+	{"registrar unknown", "registrars: [ams, fra, lhr]", "registrars: [ams, fra, nyc]"},
+	{"registrar twice", "registrars: [ams, fra, lhr]", "registrars: [ams, fra, fra]"},
+	{"slot number out of range", "number: 3", "number: 4096"},
+	{"slot number missing", "number: 3", "number: 0"},
+	{"slot number twice", "number: 3", "number: 1"},
+	{"home unknown", "home: lhr", "home: nyc"},
+	{"shadow unknown", "shadows: [fra, lhr]", "shadows: [fra, nyc]"},
+	{"shadow is home", "shadows: [fra, lhr]", "shadows: [fra, ams]"},
+	{"shadow twice", "shadows: [fra, lhr]", "shadows: [fra, fra]"},
+	{"four shadows", "shadows: [fra, lhr]", "shadows: [fra, lhr, fra, lhr]"},
+	{"pool overlaps", "10.3.0.0/16", "10.2.128.0/24"},
+	{"pool overlaps a later one", "10.1.0.0/16", "10.0.0.0/12"},
+	{"pool overlaps in its own slot", "\"fd00:3::/64\"", "10.3.1.0/24"},
+	{"pool with host bits", "10.3.0.0/16", "10.3.0.1/16"},
+	{"pool without length", "10.3.0.0/16", "10.3.0.0"},
+	{"pool too small", "10.3.0.0/16", "10.3.0.0/32"},
+	{"pool of multicast", "10.3.0.0/16", "224.0.0.0/16"},
+	{"two pools of a family", "\"fd00:3::/64\"", "10.4.0.0/16"},
+	{"no pools", "      pools: [10.3.0.0/16, \"fd00:3::/64\"]\n", "\n"},
+	{"probe too slow", "  # probe:\n  #   interval: 50ms ", "  probe:\n    interval: 5s "},
+	{"bgp without asn", "  asn: 64512\n  router_id", "  router_id"},
+	{"bgp asn out of range", "  asn: 64512\n  router_id", "  asn: 4294967296\n  router_id"},
+	{"bgp asn in dots", "  asn: 64512\n  router_id", "  asn: 1.10\n  router_id"},
+	{"bgp asn reserved", "asn: 64496", "asn: 23456"},
+	{"bgp router id", "router_id: 192.0.2.11", "router_id: ams"},
+	{"bgp role", "role: outside", "role: upstream"},
+	{"bgp peer twice", "address: 10.0.0.1\n", "address: 203.0.113.1\n"},
+	{"bgp peer name twice", "name: core1", "name: edge1"},
+	{"bgp family mix", "local_address: 203.0.113.2 ", "local_address: 2001:db8::2 "},
+	{"bgp peer is a VIP", "address: 203.0.113.1\n", "address: 198.51.100.1\n"},
+	{"bgp local address is the peer", "local_address: 203.0.113.2 ", "local_address: 203.0.113.1 "},
+	{"bgp hold time", "role: inside", "role: inside\n      hold_time: 1s"},
+	{"bgp hold time in fractions", "role: inside", "role: inside\n      hold_time: 3500ms"},
+	{"bfd multiplier", "multiplier: 3", "multiplier: 1"},
+	{"several mistakes", "node: ams\n", "node: nyc\nlog: {format: xml}\nnetns_prefix: SC\n"},
+}
+
+// Every mistake that a person would make gives one precise message; the golden
+// file is the table of them.
+func TestWrongConfigs(t *testing.T) {
+	var b strings.Builder
+	for _, w := range wrongs {
+		text := w.new
+		if w.old != "" {
+			if !strings.Contains(Example(), w.old) {
+				t.Fatalf("%s: the example does not have %q", w.name, w.old)
+			}
+			text = strings.Replace(Example(), w.old, w.new, 1)
+		}
+		_, err := Parse([]byte(text))
+		var ps Problems
+		if !errors.As(err, &ps) {
+			t.Errorf("%s: Parse gave %v, want Problems", w.name, err)
+			continue
+		}
+		fmt.Fprintf(&b, "# %s\n%v\n\n", w.name, err)
+	}
+	golden := filepath.Join("testdata", "wrong.golden")
+	if *update {
+		if err := os.WriteFile(golden, []byte(b.String()), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(golden)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b.String() != string(want) {
+		t.Errorf("messages differ from %s (rewrite with -update):\n%s", golden, b.String())
+	}
+}
+
+func TestLoadAndCheckFiles(t *testing.T) {
+	dir := t.TempDir()
+	c := mustParse(t, Example())
+	put := func(name string, mode os.FileMode, text string) string {
+		p := filepath.Join(dir, name)
+		if err := os.WriteFile(p, []byte(text), mode); err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	c.PKI = PKI{CA: put("ca.crt", 0o644, "x"), Cert: put("ams.crt", 0o644, "x"), Key: put("ams.key", 0o600, "x")}
+	c.FleetKeyFile = put("fleet.key", 0o600, "x")
+	c.SwanctlDir = dir
+	text, err := c.Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := Load(put("shadowcast.yaml", 0o644, string(text)))
+	if err != nil || !reflect.DeepEqual(got, c) {
+		t.Fatalf("Load: %v, %+v", err, got)
+	}
+	if err := got.CheckFiles(); err != nil {
+		t.Errorf("CheckFiles: %v", err)
+	}
+	got.PKI.CA = filepath.Join(dir, "none")
+	got.PKI.Cert = put("empty", 0o644, "")
+	got.PKI.Key = put("open.key", 0o644, "x")
+	got.FleetKeyFile = dir
+	got.SwanctlDir = got.PKI.Key
+	got.BGP.Peers[0].PasswordFile = filepath.Join(dir, "password")
+	want := strings.ReplaceAll("pki.ca: DIR/none: no such file or directory; `shadowctl pki init` writes it\n"+
+		"pki.cert: DIR/empty is empty; `shadowctl pki issue ams` writes it\n"+
+		"pki.key: DIR/open.key is open to others (mode 0644); `chmod 600 DIR/open.key` closes it\n"+
+		"fleet_key_file: DIR is no regular file\n"+
+		"bgp.peers[0].password_file: DIR/password: no such file or directory\n"+
+		"swanctl_dir: DIR/open.key is no directory", "DIR", dir)
+	if err := got.CheckFiles(); err == nil || err.Error() != want {
+		t.Errorf("CheckFiles:\n%v\nwant\n%s", err, want)
+	}
+	if _, err := Load(filepath.Join(dir, "none")); err == nil || !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("Load of no file: %v", err)
+	}
+	if _, err := Load(put("bad.yaml", 0o644, "nod: ams")); err == nil || !strings.Contains(err.Error(), "did you mean node?") {
+		t.Errorf("Load of a bad file: %v", err)
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	f.Add([]byte(Example()))
+	for _, w := range wrongs {
+		f.Add([]byte(w.new))
+	}
+	f.Add([]byte("a: &a [*a]"))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		c, err := Parse(text)
+		if err != nil {
+			return
+		}
+		again, err := c.Marshal()
+		if err != nil {
+			t.Fatalf("Marshal of an accepted config: %v", err)
+		}
+		if d, err := Parse(again); err != nil || !reflect.DeepEqual(c, d) {
+			t.Fatalf("read back %+v (%v), want %+v", d, err, c)
+		}
+	})
+}

@@ -1,0 +1,82 @@
+package config
+
+import (
+	"bytes"
+	"fmt"
+	"net/netip"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// Marshal writes c as text that Parse reads back to an equal Config. It checks
+// c by reading its own output, so a Config built in Go obeys the same rules;
+// the error is Problems then.
+func (c *Config) Marshal() ([]byte, error) {
+	r := c.raw()
+	var b bytes.Buffer
+	e := yaml.NewEncoder(&b)
+	e.SetIndent(2)
+	if err := e.Encode(r); err != nil {
+		return nil, fmt.Errorf("encode config: %w", err)
+	}
+	if _, err := Parse(b.Bytes()); err != nil {
+		return nil, err
+	}
+	return b.Bytes(), nil
+}
+
+func (c *Config) raw() *rawConfig {
+	r := &rawConfig{
+		Node: c.Node, RunDir: c.RunDir, StateDir: c.StateDir, BPFDir: c.BPFDir, NetnsPrefix: c.NetnsPrefix,
+		SwanctlDir: c.SwanctlDir, FleetKeyFile: c.FleetKeyFile, Shadowing: c.Shadowing,
+		Log:     rawLog{Level: levelText(c.Log.Level), Format: c.Log.Format},
+		PKI:     rawPKI(c.PKI),
+		Uplinks: c.Uplinks, Inside: c.Inside,
+		BGP: rawBGP{ASN: int(c.BGP.ASN), RouterID: addrText(c.BGP.RouterID), ListenPort: int(c.BGP.ListenPort), MEDBase: int(c.BGP.MEDBase)},
+		Fleet: rawFleet{
+			Registrars: c.Fleet.Registrars,
+			Probe:      rawProbe{Interval: duration(short(c.Fleet.Probe.Interval)), Lost: c.Fleet.Probe.Lost},
+			Handover: rawHandover{
+				HoldCap:   duration(short(c.Fleet.Handover.HoldCap)),
+				DrainTime: duration(short(c.Fleet.Handover.DrainTime)),
+				HoldDown:  duration(short(c.Fleet.Handover.HoldDown)),
+			},
+			DeadMan: duration(short(c.Fleet.DeadMan)),
+		},
+	}
+	if c.Metrics.IsValid() {
+		r.Metrics.Listen = c.Metrics.String()
+	}
+	for _, p := range c.BGP.Peers {
+		r.BGP.Peers = append(r.BGP.Peers, rawPeer{
+			Name: p.Name, Address: addrText(p.Address), LocalAddress: addrText(p.LocalAddress), ASN: int(p.ASN), Role: string(p.Role),
+			BFD:          rawBFD{Enabled: p.BFD.Enabled, Interval: duration(short(p.BFD.Interval)), Multiplier: p.BFD.Multiplier},
+			PasswordFile: p.PasswordFile, TTLSecurity: p.TTLSecurity, HoldTime: duration(short(p.HoldTime)),
+		})
+	}
+	for _, a := range c.Fleet.Appliances {
+		r.Fleet.Appliances = append(r.Fleet.Appliances, rawAppliance{
+			Name: a.Name, Site: a.Site, Location: rawLocation{Lat: &a.Location.Lat, Lon: &a.Location.Lon}, Labels: rawLabels(a.Labels),
+			Address: addrText(a.Address), ReplicationPort: int(a.ReplicationPort), ProbePort: int(a.ProbePort),
+		})
+	}
+	for _, v := range c.Fleet.VIPs {
+		r.Fleet.VIPs = append(r.Fleet.VIPs, v.String())
+	}
+	for _, s := range c.Fleet.Slots {
+		rs := rawSlot{Number: int(s.Number), Home: s.Home, Shadows: s.Shadows}
+		for _, p := range s.Pools {
+			rs.Pools = append(rs.Pools, p.String())
+		}
+		r.Fleet.Slots = append(r.Fleet.Slots, rs)
+	}
+	return r
+}
+
+// addrText is a.String, "" for the zero Addr.
+func addrText(a netip.Addr) string {
+	if !a.IsValid() {
+		return ""
+	}
+	return a.String()
+}

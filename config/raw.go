@@ -1,0 +1,114 @@
+package config
+
+// The raw structs mirror the text. Numbers are wide so that a value out of
+// range reaches the check that can say what would be right.
+
+// duration is a time.Duration as written, such as 50ms.
+type duration string
+
+type rawConfig struct {
+	Node         string     `yaml:"node"`
+	RunDir       string     `yaml:"run_dir"`
+	StateDir     string     `yaml:"state_dir"`
+	BPFDir       string     `yaml:"bpf_dir"`
+	NetnsPrefix  string     `yaml:"netns_prefix"`
+	SwanctlDir   string     `yaml:"swanctl_dir"`
+	FleetKeyFile string     `yaml:"fleet_key_file"`
+	Shadowing    bool       `yaml:"shadowing"`
+	Log          rawLog     `yaml:"log"`
+	PKI          rawPKI     `yaml:"pki"`
+	Metrics      rawMetrics `yaml:"metrics,omitempty"`
+	Uplinks      []string   `yaml:"uplinks"`
+	Inside       []string   `yaml:"inside,omitempty"`
+	BGP          rawBGP     `yaml:"bgp,omitempty"`
+	Fleet        rawFleet   `yaml:"fleet"`
+}
+
+type rawLog struct {
+	Level  string `yaml:"level"`
+	Format string `yaml:"format"`
+}
+
+type rawPKI struct {
+	CA   string `yaml:"ca"`
+	Cert string `yaml:"cert"`
+	Key  string `yaml:"key"`
+}
+
+type rawMetrics struct {
+	Listen string `yaml:"listen,omitempty"`
+}
+
+type rawFleet struct {
+	Appliances []rawAppliance `yaml:"appliances"`
+	VIPs       []string       `yaml:"vips"`
+	Registrars []string       `yaml:"registrars"`
+	Slots      []rawSlot      `yaml:"slots"`
+	Probe      rawProbe       `yaml:"probe"`
+	Handover   rawHandover    `yaml:"handover"`
+	DeadMan    duration       `yaml:"dead_man"`
+}
+
+type rawAppliance struct {
+	Name            string      `yaml:"name"`
+	Site            string      `yaml:"site"`
+	Location        rawLocation `yaml:"location"`
+	Labels          rawLabels   `yaml:"labels,omitempty"`
+	Address         string      `yaml:"address"`
+	ReplicationPort int         `yaml:"replication_port"`
+	ProbePort       int         `yaml:"probe_port"`
+}
+
+type rawLocation struct {
+	Lat *float64 `yaml:"lat"`
+	Lon *float64 `yaml:"lon"`
+}
+
+type rawLabels struct {
+	Rack  string `yaml:"rack,omitempty"`
+	Power string `yaml:"power,omitempty"`
+}
+
+type rawSlot struct {
+	Number  int      `yaml:"number"`
+	Home    string   `yaml:"home"`
+	Shadows []string `yaml:"shadows,omitempty"`
+	Pools   []string `yaml:"pools"`
+}
+
+type rawProbe struct {
+	Interval duration `yaml:"interval"`
+	Lost     int      `yaml:"lost"`
+}
+
+type rawHandover struct {
+	HoldCap   duration `yaml:"hold_cap"`
+	DrainTime duration `yaml:"drain_time"`
+	HoldDown  duration `yaml:"hold_down"`
+}
+
+type rawBGP struct {
+	ASN        int       `yaml:"asn,omitempty"`
+	RouterID   string    `yaml:"router_id,omitempty"`
+	ListenPort int       `yaml:"listen_port"`
+	MEDBase    int       `yaml:"med_base"`
+	Peers      []rawPeer `yaml:"peers,omitempty"`
+}
+
+type rawPeer struct {
+	Name         string   `yaml:"name"`
+	Address      string   `yaml:"address"`
+	LocalAddress string   `yaml:"local_address,omitempty"`
+	ASN          int      `yaml:"asn"`
+	Role         string   `yaml:"role"`
+	BFD          rawBFD   `yaml:"bfd"`
+	PasswordFile string   `yaml:"password_file,omitempty"`
+	TTLSecurity  bool     `yaml:"ttl_security"`
+	HoldTime     duration `yaml:"hold_time"`
+}
+
+type rawBFD struct {
+	Enabled    bool     `yaml:"enabled"`
+	Interval   duration `yaml:"interval"`
+	Multiplier int      `yaml:"multiplier"`
+}

@@ -1,0 +1,10 @@
+// Package configs embeds the files that are shipped as examples, so that the
+// binaries print the very text that lies in this directory. It holds no logic.
+package configs
+
+import _ "embed"
+
+// Example is the annotated appliance configuration.
+//
+//go:embed shadowcast.example.yaml
+var Example string

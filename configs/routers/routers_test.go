@@ -1,0 +1,120 @@
+package routers
+
+import (
+	"flag"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+var update = flag.Bool("update", false, "rewrite the example files")
+
+// example is the router of the examples; each file is it in one role.
+func example(role Role) RouterConfig {
+	c := RouterConfig{
+		Name: "r1", RouterID: netip.MustParseAddr("192.0.2.201"), ASN: 64500, Role: role, ApplianceASN: 64512,
+		BFDInterval: 100 * time.Millisecond, BFDMultiplier: 3, HoldTime: 9 * time.Second,
+	}
+	if role == Outside {
+		c.VIPs = prefixes("198.51.100.1/32", "2001:db8:51::1/128")
+		c.Liveness = prefixes("192.0.2.0/25", "2001:db8:1:1::/64")
+	} else {
+		c.Inner = prefixes("10.64.0.0/10", "2001:db8:64::/48")
+	}
+	for i, name := range []string{"ams", "fra", "lhr"} {
+		n := string(rune('1' + i))
+		c.Sessions = append(c.Sessions,
+			Session{Name: name, Address: netip.MustParseAddr("203.0.113." + n + "2"), LocalAddress: netip.MustParseAddr("203.0.113." + n + "1"), Interface: "eth" + n},
+			Session{Name: name, Address: netip.MustParseAddr("2001:db8:f:" + n + "::2"), LocalAddress: netip.MustParseAddr("2001:db8:f:" + n + "::1"), Interface: "eth" + n})
+	}
+	c.Sessions[0].Password = "example-change-me"
+	c.Sessions[0].TTLSecurity = true
+	return c
+}
+
+func prefixes(ss ...string) (ps []netip.Prefix) {
+	for _, s := range ss {
+		ps = append(ps, netip.MustParsePrefix(s))
+	}
+	return ps
+}
+
+// TestExamples keeps the annotated example files equal to what the templates
+// render, and has the real programs parse them.
+func TestExamples(t *testing.T) {
+	for _, tc := range []struct {
+		file   string
+		role   Role
+		render func(RouterConfig) (string, error)
+		check  func(path string) *exec.Cmd
+	}{
+		{"bird2.conf", Outside, RenderBIRD, checkBIRD},
+		{"bird2-inside.conf", Inside, RenderBIRD, checkBIRD},
+		{"frr.conf", Outside, RenderFRR, checkFRR},
+		{"frr-inside.conf", Inside, RenderFRR, checkFRR},
+	} {
+		t.Run(tc.file, func(t *testing.T) {
+			got, err := tc.render(example(tc.role))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if *update {
+				if err := os.WriteFile(tc.file, []byte(got), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			want, err := os.ReadFile(tc.file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got != string(want) {
+				t.Errorf("%s is not what the template renders; run go test ./configs/routers -update", tc.file)
+			}
+			path := filepath.Join(t.TempDir(), tc.file)
+			if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
+				t.Fatal(err)
+			}
+			cmd := tc.check(path)
+			if _, err := exec.LookPath(cmd.Path); err != nil {
+				t.Skipf("cannot parse %s for real: %v", tc.file, err)
+			}
+			if out, err := cmd.CombinedOutput(); err != nil || strings.Contains(string(out), "Unknown command") {
+				t.Errorf("%v: %v\n%s", cmd.Args, err, out)
+			}
+		})
+	}
+}
+
+func checkBIRD(path string) *exec.Cmd { return exec.Command("bird", "-p", "-c", path) }
+func checkFRR(path string) *exec.Cmd  { return exec.Command("vtysh", "-C", "-f", path) }
+
+func TestValidate(t *testing.T) {
+	for name, tc := range map[string]struct {
+		mod  func(*RouterConfig)
+		want string
+	}{
+		"good":        {func(*RouterConfig) {}, ""},
+		"own ASN":     {func(c *RouterConfig) { c.ASN = c.ApplianceASN }, "asn: 64512"},
+		"role":        {func(c *RouterConfig) { c.Role = "both" }, `role: "both"`},
+		"injection":   {func(c *RouterConfig) { c.Sessions[0].Password = `x"; }` }, "sessions[0].password"},
+		"newline":     {func(c *RouterConfig) { c.Name = "r1\nrouter bgp 1" }, "name:"},
+		"families":    {func(c *RouterConfig) { c.Sessions[0].LocalAddress = netip.MustParseAddr("::1") }, "two addresses of one family"},
+		"twice":       {func(c *RouterConfig) { c.Sessions[2].Name = "ams" }, "same address or same name"},
+		"host bits":   {func(c *RouterConfig) { c.Liveness = prefixes("192.0.2.1/24") }, "liveness[0]"},
+		"interface":   {func(c *RouterConfig) { c.Sessions[0].Interface = "" }, "sessions[0].interface"},
+		"bfd too few": {func(c *RouterConfig) { c.BFDMultiplier = 1 }, "bfd_multiplier: 1"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := example(Outside)
+			tc.mod(&c)
+			_, err := RenderBIRD(c)
+			if tc.want == "" && err != nil || tc.want != "" && (err == nil || !strings.Contains(err.Error(), tc.want)) {
+				t.Fatalf("error %v, want one with %q", err, tc.want)
+			}
+		})
+	}
+}

@@ -1,0 +1,233 @@
+package pki
+
+import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/hex"
+	"fmt"
+	"math/big"
+	"net"
+	"net/netip"
+	"net/url"
+	"os"
+	"path/filepath"
+	"regexp"
+	"time"
+)
+
+// Default validities. An appliance's certificate is short enough to be renewed
+// in the life of a machine.
+const (
+	DefaultCAValidity   = 10 * 365 * 24 * time.Hour
+	DefaultCertValidity = 365 * 24 * time.Hour
+)
+
+// skew is how far back a new certificate is valid, so that a peer whose clock is
+// behind accepts it.
+const skew = time.Hour
+
+const scheme = "shadowcast"
+
+var (
+	nameForm  = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?$`)
+	fleetForm = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{2,31}$`)
+)
+
+// Options of Init and Issue. The zero value is right for most.
+type Options struct {
+	// Fleet is the identifier for a new CA; empty draws a random one. Issue
+	// ignores it.
+	Fleet string
+	// Validity counts from now; 0 is the default of what is made.
+	Validity time.Duration
+	// Force overwrites existing files.
+	Force bool
+	// Now is the time of issue; zero is the present.
+	Now time.Time
+}
+
+func (o *Options) fill(validity time.Duration) error {
+	if o.Validity == 0 {
+		o.Validity = validity
+	}
+	if o.Validity < 0 {
+		return fmt.Errorf("validity %v: want more than 0", o.Validity)
+	}
+	if o.Now.IsZero() {
+		o.Now = time.Now()
+	}
+	return nil
+}
+
+// Made tells what Init or Issue wrote.
+type Made struct {
+	Fleet    string
+	Files    []string
+	NotAfter time.Time
+}
+
+// Init makes the fleet's CA and its symmetric key in dir. It overwrites nothing
+// unless told to (ErrExists).
+func Init(dir string, o Options) (Made, error) {
+	if err := o.fill(DefaultCAValidity); err != nil {
+		return Made{}, fmt.Errorf("make CA: %w", err)
+	}
+	if o.Fleet == "" {
+		o.Fleet = hex.EncodeToString(random(8))
+	}
+	if !fleetForm.MatchString(o.Fleet) {
+		return Made{}, fmt.Errorf("make CA: fleet %q: want 3 to 32 lower-case letters, digits and hyphens", o.Fleet)
+	}
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return Made{}, fmt.Errorf("make CA: %w", err)
+	}
+	tmpl := &x509.Certificate{
+		SerialNumber:          serial(),
+		Subject:               pkix.Name{Organization: []string{"shadowcast"}, CommonName: "shadowcast fleet " + o.Fleet},
+		NotBefore:             o.Now.Add(-skew),
+		NotAfter:              o.Now.Add(o.Validity),
+		KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
+		BasicConstraintsValid: true,
+		IsCA:                  true,
+		MaxPathLenZero:        true,
+		URIs:                  []*url.URL{{Scheme: scheme, Host: o.Fleet}},
+	}
+	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, key.Public(), key)
+	if err != nil {
+		return Made{}, fmt.Errorf("make CA: %w", err)
+	}
+	keyPEM, err := encodeKey(key)
+	if err != nil {
+		return Made{}, fmt.Errorf("make CA: %w", err)
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return Made{}, fmt.Errorf("make CA: %w", err)
+	}
+	return write(o, tmpl.NotAfter, o.Fleet,
+		output{filepath.Join(dir, CAKeyFile), 0o600, keyPEM},
+		output{filepath.Join(dir, CACertFile), 0o644, encodeCert(der)},
+		output{filepath.Join(dir, FleetKeyFile), 0o600, []byte(hex.EncodeToString(random(FleetKeySize)) + "\n")},
+	)
+}
+
+// Issue makes the certificate and key of appliance name, signed by the CA in
+// dir, and writes them there. The addresses go into the certificate for the
+// charon that protects the peer tunnels; peers check the name only.
+func Issue(dir, name string, addresses []netip.Addr, o Options) (Made, error) {
+	if !nameForm.MatchString(name) {
+		return Made{}, fmt.Errorf("issue certificate: name %q: want at most 32 lower-case letters, digits and inner hyphens", name)
+	}
+	if name+".crt" == CACertFile || name+".key" == FleetKeyFile {
+		return Made{}, fmt.Errorf("issue certificate: name %q: its files would replace the fleet's own, want another name", name)
+	}
+	made, err := issue(dir, name, addresses, o)
+	if err != nil {
+		return Made{}, fmt.Errorf("issue certificate for %s: %w", name, err)
+	}
+	return made, nil
+}
+
+func issue(dir, name string, addresses []netip.Addr, o Options) (Made, error) {
+	if err := o.fill(DefaultCertValidity); err != nil {
+		return Made{}, err
+	}
+	ca, caKey, fleet, err := loadCA(dir)
+	if err != nil {
+		return Made{}, err
+	}
+	notAfter := o.Now.Add(o.Validity)
+	if notAfter.After(ca.NotAfter) {
+		notAfter = ca.NotAfter
+	}
+	if !notAfter.After(o.Now) {
+		return Made{}, fmt.Errorf("the CA expired at %s", ca.NotAfter.UTC().Format(time.RFC3339))
+	}
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return Made{}, err
+	}
+	tmpl := &x509.Certificate{
+		SerialNumber:          serial(),
+		Subject:               pkix.Name{Organization: []string{"shadowcast"}, CommonName: name},
+		NotBefore:             o.Now.Add(-skew),
+		NotAfter:              notAfter,
+		KeyUsage:              x509.KeyUsageDigitalSignature,
+		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
+		BasicConstraintsValid: true,
+		DNSNames:              []string{name},
+		URIs:                  []*url.URL{memberURI(fleet, name)},
+	}
+	for _, a := range addresses {
+		tmpl.IPAddresses = append(tmpl.IPAddresses, net.IP(a.AsSlice()))
+	}
+	der, err := x509.CreateCertificate(rand.Reader, tmpl, ca, key.Public(), caKey)
+	if err != nil {
+		return Made{}, err
+	}
+	keyPEM, err := encodeKey(key)
+	if err != nil {
+		return Made{}, err
+	}
+	return write(o, notAfter, fleet,
+		output{filepath.Join(dir, name+".key"), 0o600, keyPEM},
+		output{filepath.Join(dir, name+".crt"), 0o644, encodeCert(der)},
+	)
+}
+
+func write(o Options, notAfter time.Time, fleet string, outs ...output) (Made, error) {
+	if err := writeAll(outs, o.Force); err != nil {
+		return Made{}, err
+	}
+	made := Made{Fleet: fleet, NotAfter: notAfter}
+	for _, f := range outs {
+		made.Files = append(made.Files, f.path)
+	}
+	return made, nil
+}
+
+func loadCA(dir string) (*x509.Certificate, crypto.Signer, string, error) {
+	certs, err := readCerts(filepath.Join(dir, CACertFile))
+	if err != nil {
+		return nil, nil, "", err
+	}
+	key, err := readKey(filepath.Join(dir, CAKeyFile))
+	if err != nil {
+		return nil, nil, "", err
+	}
+	if !matches(certs[0], key) {
+		return nil, nil, "", fmt.Errorf("%s is not the key of %s", CAKeyFile, CACertFile)
+	}
+	fleet, err := fleetOf(certs[0])
+	return certs[0], key, fleet, err
+}
+
+// fleetOf reads the fleet identifier from a CA certificate.
+func fleetOf(ca *x509.Certificate) (string, error) {
+	for _, u := range ca.URIs {
+		if u.Scheme == scheme && fleetForm.MatchString(u.Host) && u.Path == "" && ca.IsCA {
+			return u.Host, nil
+		}
+	}
+	return "", fmt.Errorf("certificate of %q is no fleet CA: want the URI %s://<fleet>", ca.Subject.CommonName, scheme)
+}
+
+func memberURI(fleet, name string) *url.URL {
+	return &url.URL{Scheme: scheme, Host: fleet, Path: "/" + name}
+}
+
+func serial() *big.Int {
+	b := random(16)
+	b[0] &= 0x7f // positive (RFC 5280 section 4.1.2.2)
+	return new(big.Int).SetBytes(b)
+}
+
+func random(n int) []byte {
+	b := make([]byte, n)
+	rand.Read(b) // never fails (crypto/rand)
+	return b
+}
