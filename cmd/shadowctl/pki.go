@@ -1,0 +1,123 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/shadowcast/shadowcast/pki"
+)
+
+const defaultPKI = "/etc/shadowcast/pki"
+
+// day is the unit of --days.
+const day = 24 * time.Hour
+
+func pkiCommand(a *app) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "pki",
+		Short: "Make the fleet's CA and the appliances' certificates",
+		Long: `Make the fleet's CA and the appliances' certificates.
+
+Run both commands in one safe place. Then give each appliance ca.crt, fleet.key,
+its own <name>.crt and <name>.key, and nobody ca.key. Nothing is overwritten
+without --force.`,
+	}
+	cmd.AddCommand(pkiInitCommand(a), pkiIssueCommand(a))
+	return cmd
+}
+
+func pkiInitCommand(a *app) *cobra.Command {
+	var dir string
+	var days int
+	var o pki.Options
+	cmd := &cobra.Command{
+		Use:     "init",
+		Short:   "Make the fleet's CA and its symmetric key",
+		Long:    "Make the fleet's CA (ca.crt, ca.key) and its symmetric key (fleet.key), once for a fleet.",
+		Example: "  shadowctl pki init --dir ./pki",
+		Args:    cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			var err error
+			if o.Validity, err = validity(days); err != nil {
+				return err
+			}
+			made, err := pki.Init(dir, o)
+			return a.told(made, err)
+		},
+	}
+	cmd.Flags().StringVar(&dir, "dir", defaultPKI, "`directory` to write to")
+	cmd.Flags().StringVar(&o.Fleet, "fleet", "", "`identifier` of the fleet, such as acme-prod (default: random)")
+	cmd.Flags().IntVar(&days, "days", int(pki.DefaultCAValidity/day), "validity of the CA")
+	cmd.Flags().BoolVar(&o.Force, "force", false, "overwrite: every certificate of the old CA becomes worthless")
+	return cmd
+}
+
+func pkiIssueCommand(a *app) *cobra.Command {
+	var dir string
+	var days int
+	var addresses []string
+	var o pki.Options
+	cmd := &cobra.Command{
+		Use:     "issue NAME",
+		Short:   "Make an appliance's certificate and key",
+		Long:    "Make the certificate and key of the appliance NAME, the name that it has in fleet.appliances.",
+		Example: "  shadowctl pki issue ams --address 192.0.2.11 --dir ./pki",
+		Args:    cobra.ExactArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error {
+			var err error
+			if o.Validity, err = validity(days); err != nil {
+				return err
+			}
+			var addrs []netip.Addr
+			for _, s := range addresses {
+				addr, err := netip.ParseAddr(s)
+				if err != nil {
+					return usagef("--address %q: want an IP address", s)
+				}
+				addrs = append(addrs, addr)
+			}
+			made, err := pki.Issue(dir, args[0], addrs, o)
+			return a.told(made, err)
+		},
+	}
+	cmd.Flags().StringVar(&dir, "dir", defaultPKI, "`directory` of the CA, and to write to")
+	cmd.Flags().StringSliceVar(&addresses, "address", nil, "`address` of the appliance (peers check the name only); may be repeated")
+	cmd.Flags().IntVar(&days, "days", int(pki.DefaultCertValidity/day), "validity of the certificate, at most that of the CA")
+	cmd.Flags().BoolVar(&o.Force, "force", false, "overwrite the appliance's certificate and key")
+	return cmd
+}
+
+func validity(days int) (time.Duration, error) {
+	if days < 1 || days > 100*366 {
+		return 0, usagef("--days %d: want 1 to %d", days, 100*366)
+	}
+	return time.Duration(days) * day, nil
+}
+
+// told reports what was made.
+func (a *app) told(made pki.Made, err error) error {
+	if errors.Is(err, pki.ErrExists) {
+		return fmt.Errorf("%w; --force overwrites", err)
+	}
+	if err != nil {
+		return err
+	}
+	if a.json() {
+		return a.printValue(struct {
+			Fleet    string    `json:"fleet"`
+			Files    []string  `json:"files"`
+			NotAfter time.Time `json:"not_after"`
+		}{made.Fleet, made.Files, made.NotAfter.UTC().Truncate(time.Second)})
+	}
+	fmt.Fprintf(a.talk, "fleet %s, valid until %s\n", made.Fleet, made.NotAfter.UTC().Format(time.DateOnly))
+	for _, f := range made.Files {
+		if _, err := fmt.Fprintln(a.out, f); err != nil {
+			return err
+		}
+	}
+	return nil
+}
