@@ -23,6 +23,9 @@ type (
 		Slot  sa.Slot
 		Open  bool
 		Until time.Duration
+		// Refresh moves the deadline of a fence that is open and must not
+		// open one that has closed by itself: EvFenceShut says so.
+		Refresh bool
 	}
 	// ActSteer sets where packets of Slot go that enter at the uplink, that
 	// arrive from a peer, and that come from inside.
@@ -95,8 +98,8 @@ type (
 		Slot sa.Slot
 		Move uint64
 	}
-	// ActFlush sends the last replay samples, waits until To has everything,
-	// and measures the path difference. Answered by EvFlushed.
+	// ActFlush sends the last replay samples and waits until To has
+	// everything. Answered by EvFlushed.
 	ActFlush struct {
 		Slot sa.Slot
 		Move uint64
@@ -133,7 +136,9 @@ type (
 		Text   string
 		Reason string
 		Move   uint64
-		Phase  string // of a move: prepare, quiesce, flush, take, flip, drain, done, aborted
+		Phase  string // of a move: prepare, quiesce, flush, take, flip, drain, close, done, aborted, refused
+		Late   uint64 // of a move that is done: packets delivered at the old owner after the flip
+		Hold   time.Duration
 		// Detection is, on a reactive claim, the time from the owner's last
 		// sign of life to the claim.
 		Detection time.Duration

@@ -45,8 +45,9 @@ type slot struct {
 	floor        sa.Ticket // the next ticket must lie above
 	requested    time.Time
 	ready        bool
-	reason       string // why not ready
-	unheard      bool   // packets came that the owner cannot get
+	reason       string        // why not ready
+	rtt          time.Duration // from here to clients of the slot, 0 unknown
+	unheard      bool          // packets came that the owner cannot get
 	evidence     time.Time
 	orphan       time.Time // since when the owner says that it is not the owner
 	activateBy   time.Time // taken over in a move: activate then at the latest
@@ -156,8 +157,12 @@ func (c *Core) onSlotEvent(ev Event) {
 		c.with(e.Slot, func(s *slot) { c.quiesced(s, e) })
 	case EvFlushed:
 		c.with(e.Slot, func(s *slot) { c.flushed(s, e) })
+	case EvRTT:
+		c.with(e.Slot, func(s *slot) { s.rtt = e.RTT })
 	case EvDrained:
 		c.with(e.Slot, func(s *slot) { c.drained(s, e) })
+	case EvFenceShut:
+		c.with(e.Slot, c.fenceShut)
 	case EvPassivated:
 		c.with(e.Slot, c.passivated)
 	}
@@ -238,13 +243,24 @@ func (c *Core) thaw(gap time.Duration) {
 		switch s.role {
 		case RoleOwner, RoleDraining, RoleTaking:
 			if s.role == RoleOwner && len(c.armedShadows(s)) > 0 {
-				s.role = RoleResuming
-				s.resumeFrom, s.resumeAt = c.now, c.now.Add(c.cfg.ResumeGrace)
-				s.move = nil
-				c.report(ActReport{Slot: n, Kind: "frozen", Warn: true, Text: "listening for a higher claim before going on",
-					Reason: fmt.Sprintf("this process stood still for %s", gap.Round(time.Millisecond))})
+				c.resume(s, fmt.Sprintf("this process stood still for %s", gap.Round(time.Millisecond)))
 			}
 		}
+	}
+}
+
+// resume makes an owner that may have been overtaken listen before it opens
+// its fence again.
+func (c *Core) resume(s *slot, why string) {
+	s.role, s.move, s.fence = RoleResuming, nil, fenceState{}
+	s.resumeFrom, s.resumeAt = c.now, c.now.Add(c.cfg.ResumeGrace)
+	c.report(ActReport{Slot: s.cfg.Slot, Kind: "frozen", Warn: true, Text: "listening for a higher claim before going on", Reason: why})
+}
+
+// fenceShut runs when a refresh found the fence closed by the dead-man.
+func (c *Core) fenceShut(s *slot) {
+	if s.role == RoleOwner && s.fence.open {
+		c.resume(s, "the dead-man closed the fence")
 	}
 }
 
@@ -282,8 +298,9 @@ func (c *Core) keepOpen(s *slot) {
 	if until == 0 && s.fence.open && !s.fence.deadline {
 		return
 	}
+	a := ActFence{Slot: s.cfg.Slot, Open: true, Until: until, Refresh: s.fence.open}
 	s.fence = fenceState{open: true, deadline: until > 0}
-	c.emit(ActFence{Slot: s.cfg.Slot, Open: true, Until: until})
+	c.emit(a)
 }
 
 func (c *Core) closeFence(s *slot) {

@@ -92,12 +92,16 @@ type (
 		Move   uint64
 		Detail string // what was still open when patience ended; "" if nothing
 	}
-	// EvFlushed answers ActFlush; Hold is the measured path difference.
+	// EvFlushed answers ActFlush.
 	EvFlushed struct {
 		Slot sa.Slot
 		Move uint64
-		Hold time.Duration
 		Err  string
+	}
+	// EvRTT is the round-trip time from here to clients of the slot.
+	EvRTT struct {
+		Slot sa.Slot
+		RTT  time.Duration
 	}
 	// EvDrained answers ActDrain: no late packet for DrainQuiet.
 	EvDrained struct {
@@ -105,6 +109,8 @@ type (
 		Move uint64
 		Late uint64 // packets delivered at the old owner after the flip
 	}
+	// EvFenceShut says that the dead-man was faster than a refresh.
+	EvFenceShut struct{ Slot sa.Slot }
 	// EvPassivated answers ActPassivate and ActStandDown.
 	EvPassivated struct{ Slot sa.Slot }
 )
@@ -126,5 +132,7 @@ func (EvIssued) event()        {}
 func (EvMove) event()          {}
 func (EvQuiesced) event()      {}
 func (EvFlushed) event()       {}
+func (EvRTT) event()           {}
 func (EvDrained) event()       {}
 func (EvPassivated) event()    {}
+func (EvFenceShut) event()     {}

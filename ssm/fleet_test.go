@@ -239,6 +239,10 @@ func (f *fleet) act(n *fnode, a Action) {
 			f.queue = append(f.queue, delivery{f.now.Add(time.Duration(1+f.rng.Intn(15)) * time.Millisecond), a.To, n.name, a.Msg})
 		}
 	case ActFence:
+		if open, ok := n.fence[a.Slot]; a.Refresh && (!ok || f.now.After(open)) {
+			f.after(n, 0, EvFenceShut{a.Slot})
+			return
+		}
 		if !a.Open {
 			delete(n.fence, a.Slot)
 		} else if a.Until == 0 {
@@ -265,6 +269,7 @@ func (f *fleet) act(n *fnode, a Action) {
 		n.role[a.Slot] = "shadow"
 		f.after(n, 60*time.Millisecond, EvSlotUp{a.Slot})
 		f.after(n, 90*time.Millisecond, EvTwin{a.Slot, true, ""})
+		f.after(n, 95*time.Millisecond, EvRTT{a.Slot, time.Duration(f.rng.Intn(30)) * time.Millisecond})
 	case ActPreset:
 		f.after(n, 10*time.Millisecond, EvPreset{a.Slot, a.Ticket})
 	case ActIssue:
@@ -285,7 +290,7 @@ func (f *fleet) act(n *fnode, a Action) {
 	case ActQuiesce:
 		f.after(n, 30*time.Millisecond, EvQuiesced{a.Slot, a.Move, ""})
 	case ActFlush:
-		f.after(n, 20*time.Millisecond, EvFlushed{a.Slot, a.Move, time.Duration(f.rng.Intn(30)) * time.Millisecond, ""})
+		f.after(n, 20*time.Millisecond, EvFlushed{a.Slot, a.Move, ""})
 	case ActDrain:
 		f.after(n, a.Min, EvDrained{a.Slot, a.Move, 0})
 	case ActReport:

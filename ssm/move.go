@@ -185,8 +185,24 @@ func (c *Core) flushed(s *slot, e EvFlushed) {
 		c.abort(s, e.Err)
 		return
 	}
-	m.hold = e.Hold
-	c.enter(s, phaseTake, fmt.Sprintf("%s has everything; path difference %s", m.to, e.Hold.Round(100*time.Microsecond)))
+	var why string
+	m.hold, why = c.holdFor(s, m.to)
+	c.enter(s, phaseTake, fmt.Sprintf("%s has everything; it holds for %s (%s)", m.to, m.hold.Round(100*time.Microsecond), why))
+}
+
+// holdMargin is added to a measured path difference: timers and queues.
+const holdMargin = 5 * time.Millisecond
+
+// holdFor returns how long the target must hold its outbound packets so that
+// the old owner's last ones reach the clients first. RTTs bound the difference
+// of the one-way times from above where the delay lies in one direction.
+func (c *Core) holdFor(s *slot, to Node) (time.Duration, string) {
+	own, there := s.rtt, c.peers[to].slots[s.cfg.Slot].RTT
+	if own == 0 || there == 0 {
+		return min(c.cfg.HoldDefault, c.cfg.HoldCap), "round-trip times to the clients unknown"
+	}
+	d := max(0, own-there) + holdMargin
+	return min(d, c.cfg.HoldCap), fmt.Sprintf("clients are %s from here, %s from there", own.Round(100*time.Microsecond), there.Round(100*time.Microsecond))
 }
 
 func (c *Core) abort(s *slot, why string) {
@@ -269,7 +285,7 @@ func (c *Core) drained(s *slot, e EvDrained) {
 	c.emit(ActPassivate{Slot: s.cfg.Slot})
 	c.send(m.to, Message{Kind: KindDrained, Slot: s.cfg.Slot, Move: m.id})
 	c.report(ActReport{Slot: s.cfg.Slot, Kind: "move", Move: m.id, Phase: "done", Text: "move to " + string(m.to) + " is complete",
-		Reason: "it took " + c.now.Sub(m.began).Round(time.Millisecond).String()})
+		Reason: "it took " + c.now.Sub(m.began).Round(time.Millisecond).String(), Late: e.Late, Hold: m.hold})
 	s.move = nil
 }
 

@@ -173,7 +173,7 @@ func (c *Core) probe() {
 }
 
 func (c *Core) slotReport(s *slot) SlotReport {
-	r := SlotReport{Slot: s.cfg.Slot, Owner: s.owner, OwnerTicket: s.ticket, Armed: s.armed, Ready: s.ready && s.role == RoleShadow, Up: s.up}
+	r := SlotReport{Slot: s.cfg.Slot, Owner: s.owner, OwnerTicket: s.ticket, Armed: s.armed, Ready: s.ready && s.role == RoleShadow, Up: s.up, RTT: s.rtt}
 	if s.owner == c.cfg.Self && !c.holds(s) {
 		r.Owner = "" // an earlier life held it
 	}

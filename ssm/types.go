@@ -33,6 +33,8 @@ type Config struct {
 	ResumeGrace   time.Duration // the same after a freeze or a daemon restart
 	DrainQuiet    time.Duration // the old owner waits at least this long for late packets
 	HoldDown      time.Duration // before a slot returns to its home by itself; 0 means never
+	HoldCap       time.Duration // longest hold of a move
+	HoldDefault   time.Duration // hold of a move whose path difference is unknown
 	RebuildWait   time.Duration // a shadow that is armed but incomplete waits this much longer
 }
 
@@ -56,6 +58,8 @@ func (c Config) WithDefaults() Config {
 	set(&c.StartGrace, 1500*time.Millisecond)
 	set(&c.ResumeGrace, 500*time.Millisecond)
 	set(&c.DrainQuiet, 60*time.Millisecond)
+	set(&c.HoldCap, 200*time.Millisecond)
+	set(&c.HoldDefault, 30*time.Millisecond)
 	set(&c.RebuildWait, 2*time.Second)
 	if c.ProbeLost == 0 {
 		c.ProbeLost = 3
@@ -141,6 +145,8 @@ type SlotReport struct {
 	Armed sa.Ticket `json:"a,omitempty"`
 	Ready bool      `json:"r,omitempty"` // the sender's twin is complete
 	Up    bool      `json:"u,omitempty"` // the sender's charon of the slot runs
+	// RTT is the sender's round-trip time to clients of the slot, 0 unknown.
+	RTT time.Duration `json:"l,omitempty"`
 }
 
 // Role is what an appliance is to a slot.

@@ -1,0 +1,345 @@
+package node
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/shadowcast/shadowcast/config"
+	"github.com/shadowcast/shadowcast/operator"
+	"github.com/shadowcast/shadowcast/pki"
+	"github.com/shadowcast/shadowcast/sa"
+	"github.com/shadowcast/shadowcast/sa/charon"
+	"github.com/shadowcast/shadowcast/sa/charon/swanctl"
+	"github.com/shadowcast/shadowcast/sa/slot"
+	"github.com/shadowcast/shadowcast/sa/steer"
+	"github.com/shadowcast/shadowcast/ssm"
+	"github.com/shadowcast/shadowcast/ssm/peer"
+)
+
+// tickInterval drives the core's timers: half the shortest probe interval.
+const tickInterval = 20 * time.Millisecond
+
+// messageKind is the datagram kind of a core message, JSON in the payload.
+const messageKind peer.Kind = 1
+
+// Appliance is this machine in the fleet.
+type Appliance struct {
+	cfg     *config.Config
+	log     *slog.Logger
+	version string
+	started time.Time
+
+	core     *ssm.Core
+	facts    chan ssm.Event
+	asks     chan func(*ssm.Core)
+	steering *steering
+	scribe   *queue
+
+	identity  *pki.Identity
+	host      *slot.Host
+	steer     *steer.Steer
+	peers     *peer.Transport
+	routes    *routes
+	replicas  *replicas
+	authority *authority
+	conns     *swanctl.Config
+	// connsDigest names connections, credentials and charon's HA version; a
+	// twin with another one would destroy sessions.
+	connsDigest string
+	tickets     *ticketLog
+	memory      memory
+	events      *journal
+	moves       *moveLog
+	slots       map[sa.Slot]*slotRuntime
+	hitsSeen    map[sa.Slot]uint64
+
+	incarnation uint64
+	onReady     func()
+}
+
+// OnReady sets what is called once, when the appliance serves. Call it before Run.
+func (a *Appliance) OnReady(f func()) { a.onReady = f }
+
+// New reads files and checks what can be checked without touching the kernel.
+func New(cfg *config.Config, version string, log *slog.Logger) (*Appliance, error) {
+	a := &Appliance{cfg: cfg, log: log, version: version, started: time.Now(), facts: make(chan ssm.Event, 1024),
+		asks: make(chan func(*ssm.Core)), scribe: newQueue(), slots: map[sa.Slot]*slotRuntime{}, hitsSeen: map[sa.Slot]uint64{}}
+	a.events = &journal{log: operator.NewEvents(cfg.Node, 10_000, log)}
+	a.moves = newMoveLog()
+	for _, d := range []string{cfg.RunDir, cfg.StateDir} {
+		if err := os.MkdirAll(d, 0o700); err != nil {
+			return nil, fmt.Errorf("create directory: %w", err)
+		}
+	}
+	a.memory = memory{cfg.RunDir}
+	var err error
+	if a.incarnation, err = a.memory.incarnation(); err != nil {
+		return nil, err
+	}
+	if a.tickets, err = openTicketLog(cfg.StateDir); err != nil {
+		return nil, err
+	}
+	if a.identity, err = pki.Load(pki.Files{CA: cfg.PKI.CA, Cert: cfg.PKI.Cert, Key: cfg.PKI.Key}, cfg.Node); err != nil {
+		return nil, err
+	}
+	if a.conns, err = loadConnections(cfg); err != nil {
+		return nil, err
+	}
+	if a.connsDigest, err = a.conns.Digest(charon.V3); err != nil {
+		return nil, err
+	}
+	if a.core, err = ssm.New(coreConfig(cfg, a.incarnation), time.Now()); err != nil {
+		return nil, err
+	}
+	a.steering = newSteering(a)
+	a.authority = newAuthority(a)
+	if a.routes, err = newRoutes(a); err != nil {
+		return nil, err
+	}
+	for _, s := range cfg.Fleet.Slots {
+		if a.isMember(s) {
+			a.slots[s.Number] = newRuntime(a, s)
+		}
+	}
+	return a, nil
+}
+
+// loadConnections reads the operators' swanctl connections and refuses those
+// that would break a guarantee.
+func loadConnections(cfg *config.Config) (*swanctl.Config, error) {
+	c, err := swanctl.Read(cfg.SwanctlDir)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.Check(swanctl.Rules{VIPs: cfg.Fleet.VIPs}); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+func coreConfig(cfg *config.Config, incarnation uint64) ssm.Config {
+	c := ssm.Config{Self: ssm.Node(cfg.Node), Incarnation: incarnation, Shadowing: cfg.Shadowing,
+		ProbeInterval: cfg.Fleet.Probe.Interval, ProbeLost: cfg.Fleet.Probe.Lost, DeadMan: cfg.Fleet.DeadMan,
+		HoldCap: cfg.Fleet.Handover.HoldCap, HoldDown: cfg.Fleet.Handover.HoldDown}
+	for _, a := range cfg.Fleet.Appliances {
+		c.Appliances = append(c.Appliances, ssm.Node(a.Name))
+	}
+	c.Registrar = ssm.Node(cfg.Fleet.Registrars[0])
+	for _, s := range cfg.Fleet.Slots {
+		sc := ssm.SlotConfig{Slot: s.Number, Home: ssm.Node(s.Home)}
+		for _, n := range s.Shadows {
+			sc.Shadows = append(sc.Shadows, ssm.Node(n))
+		}
+		c.Slots = append(c.Slots, sc)
+	}
+	return c
+}
+
+func (a *Appliance) isMember(s config.Slot) bool {
+	for i, n := range s.Members() {
+		if n == a.cfg.Node {
+			return i == 0 || a.cfg.Shadowing
+		}
+	}
+	return false
+}
+
+// Run runs the appliance until ctx ends, then takes the VIP back and leaves
+// charons, namespaces and steering as they are: they serve on until the fences'
+// deadlines, and a restarted daemon adopts them.
+func (a *Appliance) Run(ctx context.Context) error {
+	key, err := pki.LoadFleetKey(a.cfg.FleetKeyFile)
+	if err != nil {
+		return err
+	}
+	if err := a.prepareKernel(ctx); err != nil {
+		return err
+	}
+	defer a.host.Close()
+	defer a.steer.Close()
+	me := a.self()
+	addrs := map[string]netip.AddrPort{}
+	for _, p := range a.cfg.Fleet.Appliances {
+		if p.Name != a.cfg.Node {
+			addrs[p.Name] = p.Probe()
+		}
+	}
+	a.peers, err = peer.Open(peer.Config{Self: a.cfg.Node, Incarnation: uint64(time.Now().UnixNano()), Listen: me.Probe(), FleetKey: key, Peers: addrs, Logger: a.log})
+	if err != nil {
+		return err
+	}
+	if a.replicas, err = newReplicas(a); err != nil {
+		return errors.Join(err, a.peers.Close())
+	}
+
+	// The core loop ends last but one: the slots and the network go on while
+	// the VIP is withdrawn, so that packets on their way are still served.
+	work, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	g, gctx := errgroup.WithContext(work)
+	g.Go(func() error { return a.loop(gctx) })
+	g.Go(func() error { return a.scribe.run(gctx) })
+	g.Go(func() error { return a.peers.Run(gctx, a.fromPeer) })
+	g.Go(func() error { return ignore(a.steer.Run(gctx, a.fromSteering), gctx) })
+	g.Go(func() error { return a.replicas.run(gctx) })
+	g.Go(func() error { return a.routes.run(gctx) })
+	g.Go(func() error { return a.serveOperator(gctx) })
+	if a.routes.speaker != nil {
+		g.Go(func() error { return a.routes.speaker.Run(gctx) })
+	}
+	for _, r := range a.slots {
+		g.Go(func() error { return r.run(gctx) })
+	}
+	if a.onReady != nil {
+		a.onReady()
+	}
+	g.Go(func() error {
+		select {
+		case <-ctx.Done():
+			a.events.Add(Entry{Kind: "stop", Text: "the daemon stops", Reason: "it was told to"})
+			a.routes.withdraw()
+			stop()
+		case <-gctx.Done():
+		}
+		return nil
+	})
+	return g.Wait()
+}
+
+// ignore turns the end of ctx into success.
+func ignore(err error, ctx context.Context) error {
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+// prepareKernel builds namespaces and steering. Slots found open stay open.
+func (a *Appliance) prepareKernel(ctx context.Context) (err error) {
+	cfg := a.cfg
+	a.host, err = slot.New(slot.Config{NetnsPrefix: cfg.NetnsPrefix, PinDir: filepath.Join(cfg.BPFDir, "slot"), Tunnel: TunnelName, TunnelLocal: a.self().Address, Log: a.log})
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Join(cfg.BPFDir, "steer"), 0o700); err != nil {
+		return fmt.Errorf("create the pin directory (is a bpf file system mounted at /sys/fs/bpf?): %w", err)
+	}
+	if a.steer, err = steer.New(steer.Config{PinDir: filepath.Join(cfg.BPFDir, "steer")}); err != nil {
+		return err
+	}
+	var d slot.Desired
+	for _, s := range cfg.Fleet.Slots {
+		d.Slots = append(d.Slots, slot.Slot{Number: s.Number, Foreign: a.slots[s.Number] == nil, VIPs: cfg.Fleet.VIPs, Pools: s.Pools})
+	}
+	if err := a.host.Set(ctx, d); err != nil {
+		return err
+	}
+	return a.steer.Set(a.steering.initial())
+}
+
+// loop is the only goroutine that touches the core.
+func (a *Appliance) loop(ctx context.Context) error {
+	tick := time.NewTicker(tickInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case ev := <-a.facts:
+			a.step(ev)
+		case f := <-a.asks:
+			f(a.core)
+		case <-tick.C:
+			a.lookForUndelivered()
+			a.step(ssm.EvTick{})
+		}
+	}
+}
+
+func (a *Appliance) step(ev ssm.Event) { a.execute(a.core.Step(ev, time.Now())) }
+
+// post hands a fact to the core loop.
+func (a *Appliance) post(ev ssm.Event) { a.facts <- ev }
+
+// view returns a snapshot of the core.
+func (a *Appliance) view(ctx context.Context) (v ssm.View, err error) {
+	done := make(chan struct{})
+	select {
+	case a.asks <- func(c *ssm.Core) { v = c.View(); close(done) }:
+		<-done
+		return v, nil
+	case <-ctx.Done():
+		return v, ctx.Err()
+	}
+}
+
+func (a *Appliance) fromPeer(in peer.Inbound) {
+	if in.Kind != messageKind {
+		return
+	}
+	var m ssm.Message
+	if err := json.Unmarshal(in.Payload, &m); err != nil {
+		a.problem(0, "read a message of "+in.From, err)
+		return
+	}
+	a.post(ssm.EvMessage{From: ssm.Node(in.From), Msg: m})
+}
+
+func (a *Appliance) fromSteering(e steer.Event) {
+	a.at(e.Slot, func(r *slotRuntime) { r.fromSteering(e) })
+}
+
+// lookForUndelivered compares the packets forwarded to silent owners with the
+// last look: new ones cannot be delivered.
+func (a *Appliance) lookForUndelivered() {
+	silent := a.core.Unheard()
+	if len(silent) == 0 {
+		clear(a.hitsSeen)
+		return
+	}
+	for _, n := range silent {
+		h, err := a.steer.SlotHits(n)
+		if err != nil {
+			a.problem(n, "read steering counters", err)
+			continue
+		}
+		was, known := a.hitsSeen[n]
+		a.hitsSeen[n] = h.Remote
+		if known && h.Remote > was {
+			a.step(ssm.EvUndeliverable{Slot: n})
+		}
+	}
+}
+
+// peerHits counts packets of slot n that came through the tunnel and were
+// delivered here.
+func (a *Appliance) peerHits(n sa.Slot) uint64 {
+	h, err := a.steer.SlotHits(n)
+	a.problem(n, "read steering counters", err)
+	return h.LocalPeer
+}
+
+// load gives a fresh charon the operators' connections.
+func (a *Appliance) load(ctx context.Context, v *charon.Vici, ha charon.Version) error {
+	return swanctl.Load(ctx, v, a.conns, ha)
+}
+
+func (a *Appliance) self() config.Appliance { return a.appliance(a.cfg.Node) }
+
+func (a *Appliance) appliance(name string) config.Appliance {
+	for _, p := range a.cfg.Fleet.Appliances {
+		if p.Name == name {
+			return p
+		}
+	}
+	return config.Appliance{}
+}

@@ -1,0 +1,78 @@
+package node
+
+import (
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/shadowcast/shadowcast/operator"
+	"github.com/shadowcast/shadowcast/sa"
+	"github.com/shadowcast/shadowcast/ssm"
+)
+
+// Entry is one line of the appliance's event log.
+type Entry struct {
+	Slot      sa.Slot
+	Kind      string
+	Warn      bool
+	Text      string
+	Reason    string
+	Move      uint64
+	Phase     string
+	Detection time.Duration
+}
+
+// journal writes entries to the operator's event log.
+type journal struct{ log *operator.Events }
+
+// Add appends an entry.
+func (j *journal) Add(e Entry) {
+	ev := operator.Event{Kind: e.Kind, Slot: e.Slot, Message: e.Text, Reason: e.Reason, Attributes: map[string]string{}}
+	if e.Warn {
+		ev.Level = slog.LevelWarn
+	}
+	if e.Move != 0 {
+		ev.Attributes["move"] = fmt.Sprint(e.Move)
+		ev.Attributes["phase"] = e.Phase
+	}
+	if e.Detection != 0 {
+		ev.Attributes["detection"] = e.Detection.String()
+	}
+	j.log.Add(ev)
+}
+
+// moveLog lets a caller of the operator API follow its planned move.
+type moveLog struct {
+	mu     sync.Mutex
+	watch  map[uint64]chan ssm.ActReport
+	lastID uint64
+}
+
+func newMoveLog() *moveLog { return &moveLog{watch: map[uint64]chan ssm.ActReport{}} }
+
+// follow returns a new move's number and its reports. A move has fewer reports
+// than the channel holds.
+func (m *moveLog) follow() (uint64, <-chan ssm.ActReport) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.lastID = max(m.lastID+1, uint64(time.Now().UnixNano()))
+	ch := make(chan ssm.ActReport, 64)
+	m.watch[m.lastID] = ch
+	return m.lastID, ch
+}
+
+func (m *moveLog) forget(id uint64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.watch, id)
+}
+
+func (m *moveLog) note(r ssm.ActReport) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	select {
+	case m.watch[r.Move] <- r:
+	default:
+	}
+}

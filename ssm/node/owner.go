@@ -1,0 +1,470 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/shadowcast/shadowcast/sa"
+	"github.com/shadowcast/shadowcast/sa/charon"
+	"github.com/shadowcast/shadowcast/sa/steer"
+	"github.com/shadowcast/shadowcast/sa/xfrm"
+	"github.com/shadowcast/shadowcast/ssm"
+	"github.com/shadowcast/shadowcast/ssm/replica"
+	"github.com/shadowcast/shadowcast/ssm/session"
+)
+
+// own makes this runtime the owner's, or moves the owner to a new ticket.
+func (r *slotRuntime) own(x ssm.ActOwn) {
+	r.ticket = x.Ticket
+	r.birth = sa.Birth{Base: sa.BaseFor(x.Ticket, 0), Tenure: x.Ticket}
+	first := r.mode != modeOwner
+	r.a.replicas.receiver.Raise(r.n, x.Ticket, r.a.cfg.Node)
+	if !first {
+		r.a.problem(r.n, "renew the replication", r.pub.SetTicket(x.Ticket))
+		return
+	}
+	if err := r.startPublisher(x); err != nil {
+		r.a.problem(r.n, "publish to the shadows", err)
+		return
+	}
+	r.mode, r.ledger = modeOwner, session.New(r.n)
+	var out session.Output
+	if r.twin != nil {
+		docs := r.twin.documents()
+		r.twin = nil
+		r.unpreset.Store(0)
+		var err error
+		out, err = r.ledger.Adopt(docs)
+		r.a.problem(r.n, "adopt the sessions", err)
+	}
+	if x.Takeover {
+		r.ledger.Takeover(time.Now())
+	} else if r.ledger.Len() == 0 {
+		r.recall()
+	}
+	for _, d := range r.ledger.Docs() {
+		r.publish(d)
+	}
+	r.output(out)
+	r.pub.Complete()
+}
+
+// startPublisher begins the replication of a tenure: each has its own.
+func (r *slotRuntime) startPublisher(x ssm.ActOwn) error {
+	r.stopPublisher()
+	pub, err := r.a.replicas.publisher(r.n, x.Ticket)
+	if err != nil {
+		return err
+	}
+	var set []replica.Shadow
+	for _, n := range x.Shadows {
+		set = append(set, replica.Shadow{Name: string(n), Addr: r.a.appliance(string(n)).Replication()})
+	}
+	if err := errors.Join(pub.SetShadows(set), pub.SetConfig(r.a.connsDigest)); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(r.ctx)
+	r.pub, r.unpub = pub, cancel
+	r.published.Store(pub)
+	r.group.Go(func() error {
+		err := ignore(pub.Run(ctx), ctx)
+		r.a.problem(r.n, "publish to the shadows", err)
+		return nil
+	})
+	return nil
+}
+
+func (r *slotRuntime) stopPublisher() {
+	if r.pub == nil {
+		return
+	}
+	r.unpub()
+	r.pub, r.unpub = nil, nil
+	r.published.Store(nil)
+}
+
+// recall asks an adopted charon for its sessions when no other copy exists:
+// the daemon was restarted and there was no shadow. It makes charon rekey every
+// child, so it is the last resort.
+func (r *slotRuntime) recall() {
+	sas, err := r.vici.ListSAs(r.ctx, true)
+	if err != nil {
+		r.a.problem(r.n, "list the sessions of the adopted charon", err)
+		return
+	}
+	if len(sas) == 0 {
+		return
+	}
+	r.a.events.Add(Entry{Slot: r.n, Kind: "resync", Warn: true, Text: "charon sends its sessions again and rekeys their children",
+		Reason: "the daemon was restarted and no shadow holds a copy"})
+	r.a.problem(r.n, "recall the sessions", r.link.Resync(r.ctx))
+}
+
+func (r *slotRuntime) endOwner() {
+	r.stopPublisher()
+	if r.ledger != nil {
+		r.rewatch(nil)
+	}
+	r.ledger = nil
+	r.sessions.Store(0)
+}
+
+func (r *slotRuntime) ownerMessage(m charon.Message) {
+	out, err := r.ledger.Apply(m, func() sa.Birth { return r.birth }, time.Now())
+	r.output(out)
+	if err != nil {
+		r.a.problem(r.n, "digest a datagram of charon", err)
+	}
+}
+
+// ownerPacket learns from IKE headers and first ESP packets which exchanges the
+// client has seen through (rule 7 of the charon link).
+func (r *slotRuntime) ownerPacket(e steer.Event) {
+	if e.Kind == steer.EventESP {
+		delete(r.watched, e.SPI)
+		r.output(r.ledger.ESPSeen(e.SPI))
+		return
+	}
+	r.output(r.ledger.Header(session.Header{ID: e.IKE, MsgID: e.MessageID, Exchange: e.Exchange, Response: e.Flags&ikeResponse != 0,
+		FromInitiator: e.Flags&ikeInitiator != 0, At: time.Now()}))
+}
+
+// Flags of the IKE header (RFC 7296 section 3.1).
+const (
+	ikeInitiator = 0x08
+	ikeResponse  = 0x20
+)
+
+// output carries out what the ledger made of an input.
+func (r *slotRuntime) output(o session.Output) {
+	for _, c := range o.Changes {
+		if c.Kind == session.Delete {
+			r.pub.Delete(c.ID)
+			r.log.Info("session ended", "session", c.ID, "suspect", c.Suspect)
+			continue
+		}
+		r.publish(c.Doc)
+	}
+	for _, c := range o.Conflicts {
+		r.a.events.Add(Entry{Slot: r.n, Kind: "conflict", Warn: true, Text: "inner address " + c.Addr.String() + " is held twice",
+			Reason: "sessions " + c.Session + " and " + c.Other})
+	}
+	if len(o.Feed) > 0 {
+		r.a.problem(r.n, "feed a completed exchange to charon", r.sendCharon(o.Feed))
+		if o.Reactivate {
+			r.a.problem(r.n, "passivate charon", r.link.Passivate(r.ctx))
+			r.activate()
+		}
+	}
+	r.sessions.Store(int64(r.ledger.Len()))
+	if len(o.Changes) > 0 || len(r.watched) > 0 {
+		r.rewatch(r.ledger.Watches())
+	}
+}
+
+func (r *slotRuntime) publish(d *session.Document) {
+	b, err := d.EncodeSecret()
+	if err == nil {
+		// The hash names the whole document, so that a change of what is
+		// pending reaches the shadows too.
+		err = r.pub.Put(d.SessionID, b, replica.HashOf(b))
+	}
+	r.a.problem(r.n, "publish session "+d.SessionID, err)
+}
+
+// sendCharon sends messages in the protocol version of the local charon.
+func (r *slotRuntime) sendCharon(ms []charon.Message) error {
+	out := make([]charon.Message, 0, len(ms))
+	var errs []error
+	for _, m := range ms {
+		v, err := m.As(r.link.Version())
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		out = append(out, v)
+	}
+	return errors.Join(append(errs, r.link.Send(r.ctx, out...))...)
+}
+
+// rewatch tells steering which inbound SPIs would show an exchange complete.
+func (r *slotRuntime) rewatch(want []sa.SPI) {
+	var add, drop []sa.SPI
+	for _, s := range want {
+		if !r.watched[s] {
+			add = append(add, s)
+		}
+	}
+	for s := range r.watched {
+		if !slices.Contains(want, s) {
+			drop = append(drop, s)
+		}
+	}
+	for _, s := range add {
+		r.watched[s] = true
+	}
+	for _, s := range drop {
+		delete(r.watched, s)
+	}
+	if len(add) > 0 {
+		r.a.problem(r.n, "watch new SPIs", r.a.steer.Watch(add...))
+	}
+	if len(drop) > 0 {
+		r.a.problem(r.n, "forget watched SPIs", r.a.steer.Unwatch(drop...))
+	}
+}
+
+// ownerKernel passes replay samples of inbound SAs to the shadows.
+func (r *slotRuntime) ownerKernel(e xfrm.Event) {
+	switch e.Kind {
+	case xfrm.Replay:
+		if r.inbound(e.State) {
+			r.sample(e.State)
+		}
+	case xfrm.Overrun:
+		r.sampleAll()
+	}
+}
+
+// inbound reports whether s carries packets from a client: its SPI is ours.
+func (r *slotRuntime) inbound(s xfrm.State) bool {
+	return s.SPI.Slot() == r.n && slices.Contains(r.a.cfg.Fleet.VIPs, s.Dst)
+}
+
+func (r *slotRuntime) sample(ss ...xfrm.State) {
+	batch := make([]replica.Sample, 0, len(ss))
+	for _, s := range ss {
+		id, ok := r.ledger.SessionOfSPI(s.SPI)
+		if !ok || !r.ledger.Sample(s.SPI, s.Seq) {
+			continue // of a child that is not committed yet
+		}
+		batch = append(batch, replica.Sample{Session: id, SPI: s.SPI, Dst: s.Dst, InSeq: s.Seq, Window: s.Window, Bitmap: s.Bitmap, ESNVal: s.ReplayAttr == xfrm.ReplayESNVal})
+	}
+	r.pub.Replay(batch)
+}
+
+func (r *slotRuntime) sampleAll() {
+	states, err := r.kern.Dump()
+	if err != nil {
+		r.a.problem(r.n, "sample the replay state", err)
+		return
+	}
+	r.sample(slices.DeleteFunc(states, func(s xfrm.State) bool { return !r.inbound(s) })...)
+}
+
+// flush brings a shadow up to date before a move.
+func (r *slotRuntime) flush(move uint64, to string) {
+	if r.mode != modeOwner {
+		r.a.post(ssm.EvFlushed{Slot: r.n, Move: move, Err: "the slot is not owned here any more"})
+		return
+	}
+	r.sampleAll()
+	pub := r.pub
+	r.group.Go(func() error {
+		ctx, cancel := context.WithTimeout(r.ctx, 3*time.Second)
+		defer cancel()
+		e := ssm.EvFlushed{Slot: r.n, Move: move}
+		if err := pub.Flush(ctx, to); err != nil {
+			e.Err = err.Error()
+		}
+		r.a.post(e)
+		return nil
+	})
+}
+
+// quiesce waits until no exchange is half done: rule 14 of the charon link.
+// New clients go elsewhere meanwhile.
+func (r *slotRuntime) quiesce(move uint64) {
+	vici := r.vici
+	r.group.Go(func() error {
+		ctx, cancel := context.WithTimeout(r.ctx, 5*time.Second)
+		defer cancel()
+		r.ping(ctx)
+		quiet := 0
+		detail := "vici did not answer"
+		for {
+			sas, err := vici.ListSAs(ctx, true)
+			if err == nil {
+				if detail = unquiet(sas); detail == "" {
+					quiet++
+				} else {
+					quiet = 0
+				}
+			}
+			// Twice in a row, so that a client between two messages of its
+			// first exchanges is seen.
+			if quiet >= 2 {
+				r.a.post(ssm.EvQuiesced{Slot: r.n, Move: move})
+				return nil
+			}
+			select {
+			case <-ctx.Done():
+				r.a.post(ssm.EvQuiesced{Slot: r.n, Move: move, Detail: detail})
+				return nil
+			case <-time.After(60 * time.Millisecond):
+			}
+		}
+	})
+}
+
+// unquiet names the IKE_SAs that would not survive a passivation.
+func unquiet(sas []charon.IKESA) string {
+	var open []string
+	for _, s := range sas {
+		if s.State != "ESTABLISHED" && s.State != "PASSIVE" || len(s.TasksActive) > 0 {
+			open = append(open, s.ID.String()+" is "+strings.ToLower(s.State))
+		}
+	}
+	return strings.Join(open, ", ")
+}
+
+// drain waits until no packet came through the tunnel for quiet.
+func (r *slotRuntime) drain(move uint64, quiet time.Duration) {
+	start := r.a.peerHits(r.n)
+	r.group.Go(func() error {
+		last, since := start, time.Now()
+		for time.Since(since) < quiet {
+			select {
+			case <-r.ctx.Done():
+				return nil
+			case <-time.After(5 * time.Millisecond):
+			}
+			if n := r.a.peerHits(r.n); n != last {
+				last, since = n, time.Now()
+			}
+		}
+		r.a.post(ssm.EvDrained{Slot: r.n, Move: move, Late: last - start})
+		return nil
+	})
+}
+
+// refeed restarts the dead charon of an active slot behind the closed fence and
+// gives it back every session with its sequence numbers.
+func (r *slotRuntime) refeed() {
+	r.a.post(ssm.EvRefed{Slot: r.n, Err: errText(r.tryRefeed())})
+}
+
+func (r *slotRuntime) tryRefeed() error {
+	if r.mode != modeOwner {
+		return errors.New("the slot is not owned here any more")
+	}
+	before, err := r.kern.Dump()
+	if err != nil {
+		return err
+	}
+	docs := r.ledger.Docs()
+	if err := r.startCharon(); err != nil {
+		return err
+	}
+	feeder := session.NewFeeder()
+	want := 0
+	for _, d := range docs {
+		want += 2 * len(d.Children)
+		if err := r.feed(feeder, d); err != nil {
+			return err
+		}
+	}
+	if err := r.link.Drain(r.ctx); err != nil {
+		return err
+	}
+	if err := r.awaitSAs(want, 5*time.Second); err != nil {
+		return err
+	}
+	ws := make([]xfrm.ReplayWrite, 0, len(before))
+	for _, s := range before {
+		if r.inbound(s) {
+			in := s.Sample()
+			ws = append(ws, xfrm.ReplayWrite{ID: s.ID, In: &in})
+		} else {
+			ws = append(ws, xfrm.ReplayWrite{ID: s.ID, OSeq: s.OSeq})
+		}
+	}
+	_, err = r.kern.Write(ws)
+	return err
+}
+
+// awaitSAs waits until the kernel holds n SAs.
+func (r *slotRuntime) awaitSAs(n int, patience time.Duration) error {
+	deadline := time.Now().Add(patience)
+	for {
+		states, err := r.kern.Dump()
+		if err != nil || len(states) >= n {
+			return err
+		}
+		if time.Now().After(deadline) {
+			return errors.New("charon did not install every child in time")
+		}
+		select {
+		case <-r.ctx.Done():
+			return r.ctx.Err()
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+}
+
+// follows learns of address changes from charon, which the ha plugin does not
+// report (rule 6).
+func (r *slotRuntime) follows(ctx context.Context, v *charon.Vici) error {
+	err := v.Events(ctx, nil, func(e charon.Event) {
+		if e.Kind != charon.EventIKEUpdate {
+			return
+		}
+		r.do(func() {
+			if r.mode != modeOwner {
+				return
+			}
+			out, err := r.ledger.Update(e.IKE.ID, e.New.Local, e.New.Remote, time.Now())
+			r.output(out)
+			r.a.problem(r.n, "follow an address change", err)
+		})
+	})
+	if ctx.Err() == nil && err != nil {
+		r.a.problem(r.n, "follow charon's events", err)
+	}
+	return nil
+}
+
+// documents returns the sessions held here.
+func (r *slotRuntime) documents() []*session.Document {
+	switch r.mode {
+	case modeOwner:
+		return r.ledger.Docs()
+	case modeShadow:
+		return r.twin.documents()
+	}
+	return nil
+}
+
+// feed tells the local charon what is new in d.
+func (r *slotRuntime) feed(f *session.Feeder, d *session.Document) error {
+	ms, err := f.Diff(d)
+	if err != nil {
+		return err
+	}
+	return r.sendCharon(ms)
+}
+
+// clients returns a few public addresses of the slot's clients.
+func (r *slotRuntime) clients() []netip.Addr {
+	var out []netip.Addr
+	for _, d := range r.documents() {
+		if a, err := netip.ParseAddr(d.ClientIP); err == nil && !slices.Contains(out, a) {
+			out = append(out, a)
+		}
+		if len(out) == 4 {
+			break
+		}
+	}
+	return out
+}
+
+func errText(err error) string {
+	if err == nil {
+		return ""
+	}
+	return err.Error()
+}

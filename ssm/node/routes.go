@@ -1,0 +1,126 @@
+package node
+
+import (
+	"context"
+	"net/netip"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/shadowcast/shadowcast/bgp"
+	"github.com/shadowcast/shadowcast/config"
+	"github.com/shadowcast/shadowcast/ssm"
+)
+
+// routes turns what the core wants announced into the speaker's desired state.
+type routes struct {
+	a       *Appliance
+	speaker *bgp.Speaker // nil without BGP
+	wanted  *latest[ssm.ActAnnounce]
+}
+
+func newRoutes(a *Appliance) (*routes, error) {
+	r := &routes{a: a, wanted: newLatest[ssm.ActAnnounce]()}
+	cfg := a.cfg
+	if !cfg.BGP.Enabled() {
+		return r, nil
+	}
+	c := bgp.Config{ASN: cfg.BGP.ASN, RouterID: cfg.BGP.RouterID, ListenPort: int(cfg.BGP.ListenPort), Node: cfg.Node, OnEvent: r.onEvent}
+	for _, p := range cfg.Fleet.Appliances {
+		c.FleetLiveness = append(c.FleetLiveness, hostPrefix(p.Address))
+	}
+	for _, p := range cfg.BGP.Peers {
+		bp := bgp.Peer{Name: p.Name, Address: p.Address, LocalAddress: p.LocalAddress, ASN: p.ASN, Role: bgp.Outside,
+			BFD:         bgp.BFD{Enabled: p.BFD.Enabled, Interval: p.BFD.Interval, Multiplier: uint8(p.BFD.Multiplier)},
+			TTLSecurity: p.TTLSecurity, HoldTime: p.HoldTime}
+		if p.Role == config.Inside {
+			bp.Role = bgp.Inside
+		}
+		if p.PasswordFile != "" {
+			b, err := os.ReadFile(p.PasswordFile)
+			if err != nil {
+				return nil, err
+			}
+			bp.Password = bgp.Password(strings.TrimSpace(string(b)))
+		}
+		c.Peers = append(c.Peers, bp)
+	}
+	var err error
+	r.speaker, err = bgp.New(c, a.log)
+	return r, err
+}
+
+func (r *routes) onEvent(e bgp.Event) {
+	switch e.Kind {
+	case bgp.PeerUp:
+		r.a.events.Add(Entry{Kind: "bgp", Text: "BGP session with " + e.Peer + " is up"})
+	case bgp.PeerDown:
+		r.a.events.Add(Entry{Kind: "bgp", Warn: true, Text: "BGP session with " + e.Peer + " is down", Reason: e.Reason})
+	case bgp.LivenessUp, bgp.LivenessDown:
+		if e.Kind == bgp.LivenessDown && !e.Withdrawn {
+			return // we lost our own sessions; that says nothing about the other
+		}
+		for _, p := range r.a.cfg.Fleet.Appliances {
+			if hostPrefix(p.Address) == e.Prefix && p.Name != r.a.cfg.Node {
+				r.a.post(ssm.EvLiveness{Node: ssm.Node(p.Name), Up: e.Kind == bgp.LivenessUp})
+			}
+		}
+	}
+}
+
+func (r *routes) want(x ssm.ActAnnounce) { r.wanted.put(x) }
+
+// run applies what is wanted. The liveness route is announced from the start:
+// it says "this appliance runs", not "send me packets".
+func (r *routes) run(ctx context.Context) error {
+	if r.speaker == nil {
+		<-ctx.Done()
+		return nil
+	}
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-r.speaker.Ready():
+	}
+	r.a.problem(0, "announce liveness", r.speaker.Set(r.desired(ssm.ActAnnounce{})))
+	return r.wanted.run(ctx, func(x ssm.ActAnnounce) {
+		r.a.problem(0, "announce", r.speaker.Set(r.desired(x)))
+	})
+}
+
+func (r *routes) desired(x ssm.ActAnnounce) bgp.Desired {
+	cfg := r.a.cfg
+	// Ownership changes are this service's purpose, not flapping: they pass
+	// the change budget that health predictions must keep to.
+	d := bgp.Desired{Level: bgp.Withdrawn, MEDBase: cfg.BGP.MEDBase, Force: true}
+	for _, v := range cfg.Fleet.VIPs {
+		d.VIPs = append(d.VIPs, hostPrefix(v))
+	}
+	if x.VIP {
+		d.Level = bgp.Normal
+		if x.Degraded {
+			d.Level = bgp.Degraded
+		}
+	}
+	for _, p := range cfg.Fleet.Appliances {
+		if p.Name == cfg.Node {
+			d.Liveness = append(d.Liveness, hostPrefix(p.Address))
+		}
+	}
+	for _, n := range x.Pools {
+		d.Inner = append(d.Inner, fleetSlot(cfg, n).Pools...)
+	}
+	return d
+}
+
+// withdraw takes the VIP back in an orderly way before the process ends.
+func (r *routes) withdraw() {
+	if r.speaker == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
+	r.a.problem(0, "withdraw the VIP", r.speaker.Withdraw(ctx))
+}
+
+func hostPrefix(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, a.BitLen()) }

@@ -1,0 +1,332 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/shadowcast/shadowcast/config"
+	"github.com/shadowcast/shadowcast/sa"
+	"github.com/shadowcast/shadowcast/sa/charon"
+	"github.com/shadowcast/shadowcast/sa/steer"
+	"github.com/shadowcast/shadowcast/sa/xfrm"
+	"github.com/shadowcast/shadowcast/ssm"
+	"github.com/shadowcast/shadowcast/ssm/replica"
+	"github.com/shadowcast/shadowcast/ssm/session"
+)
+
+// mode is what a runtime does with the datagrams of its charon.
+type mode string
+
+const (
+	modeIdle   mode = "idle"   // charon runs, nothing is fed or published
+	modeShadow mode = "shadow" // documents come from the owner and are fed
+	modeOwner  mode = "owner"  // charon's datagrams become documents and are published
+)
+
+// tickEvery drives the ledger's timers and the audit of a twin.
+const tickEvery = 200 * time.Millisecond
+
+// slotRuntime keeps one slot running on this appliance. Only run's goroutine
+// touches the fields below queue.
+type slotRuntime struct {
+	a   *Appliance
+	n   sa.Slot
+	cfg config.Slot
+	log *slog.Logger
+	dir string
+
+	*queue
+	mode   mode
+	ticket sa.Ticket // as owner: the tenure
+	birth  sa.Birth  // of SAs born here now
+
+	link *charon.Link
+	kern *xfrm.Conn
+	inst *charon.Instance
+	vici *charon.Vici
+	life context.CancelFunc // ends what belongs to inst
+
+	ledger  *session.Ledger
+	pub     *replica.Publisher
+	unpub   context.CancelFunc // ends pub
+	watched map[sa.SPI]bool
+
+	twin *twin
+
+	// Read by the core loop and the operator API.
+	unpreset atomic.Int64 // SAs fed but not yet in their block
+	sessions atomic.Int64
+	pid      atomic.Int64
+	// published and linked are pub and link for readers outside.
+	published atomic.Pointer[replica.Publisher]
+	linked    atomic.Pointer[charon.Link]
+	group     *errgroup.Group
+	ctx       context.Context
+}
+
+func newRuntime(a *Appliance, c config.Slot) *slotRuntime {
+	return &slotRuntime{a: a, n: c.Number, cfg: c, log: a.log.With("slot", c.Number), mode: modeIdle, queue: newQueue(),
+		dir: filepath.Join(a.cfg.RunDir, "slot-"+strconv.Itoa(int(c.Number))), watched: map[sa.SPI]bool{}}
+}
+
+func (r *slotRuntime) String() string { return fmt.Sprintf("slot %d", r.n) }
+
+// netns is the path of the slot's network namespace.
+func (r *slotRuntime) netns() string { return r.a.host.NetnsPath(r.n) }
+
+// run works until ctx ends. It leaves charon and the kernel as they are: they
+// go on without the daemon until the fence's deadline.
+func (r *slotRuntime) run(ctx context.Context) (err error) {
+	r.group, r.ctx = errgroup.WithContext(ctx)
+	defer func() {
+		if werr := r.group.Wait(); err == nil {
+			err = werr
+		}
+	}()
+	if r.kern, err = xfrm.Open(r.netns()); err != nil {
+		return fmt.Errorf("run slot %d: %w", r.n, err)
+	}
+	defer r.kern.Close()
+	if r.link, err = charon.OpenLink(r.netns(), charon.LinkOptions{Log: r.log}); err != nil {
+		return fmt.Errorf("run slot %d: %w", r.n, err)
+	}
+	r.linked.Store(r.link)
+	r.group.Go(func() error {
+		return r.link.Run(r.ctx, func(m charon.Message) { r.do(func() { r.fromCharon(m) }) })
+	})
+	sub, err := xfrm.Subscribe(r.ctx, r.netns(), xfrm.GroupSA, xfrm.GroupReplay, xfrm.GroupExpire)
+	if err != nil {
+		return fmt.Errorf("run slot %d: %w", r.n, err)
+	}
+	r.group.Go(func() error { return r.readKernel(sub) })
+	r.group.Go(func() error { return r.measure(r.ctx) })
+
+	r.begin()
+	tick := time.NewTicker(tickEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-r.ctx.Done():
+			return nil
+		case <-r.wake:
+			r.work()
+		case <-tick.C:
+			r.onTick()
+		}
+	}
+}
+
+// begin adopts what an earlier daemon left active, else starts afresh.
+func (r *slotRuntime) begin() {
+	was, err := r.a.memory.load(r.n)
+	r.a.problem(r.n, "read what the last daemon remembered", err)
+	if was.Role == ssm.RoleOwner {
+		spec, err := r.spec()
+		if err != nil {
+			r.a.post(ssm.EvSlotDown{Slot: r.n, Reason: err.Error()})
+			return
+		}
+		if inst, err := charon.Adopt(r.ctx, spec); err == nil {
+			r.attach(inst)
+			r.mode, r.ticket = modeIdle, was.Ticket
+			r.a.post(ssm.EvAdopted{Slot: r.n, Ticket: was.Ticket})
+			return
+		}
+	}
+	if was.Ticket != 0 {
+		r.a.post(ssm.EvRestored{Slot: r.n, Ticket: was.Ticket})
+	}
+	r.rebuild()
+}
+
+// rebuild starts a fresh charon over empty kernel state and reports EvSlotUp.
+func (r *slotRuntime) rebuild() {
+	if err := r.startCharon(); err != nil {
+		r.a.post(ssm.EvSlotDown{Slot: r.n, Reason: err.Error()})
+		return
+	}
+	r.a.post(ssm.EvSlotUp{Slot: r.n})
+}
+
+// readKernel passes notifications on. A malformed one is reported and skipped.
+func (r *slotRuntime) readKernel(sub *xfrm.Subscription) error {
+	defer sub.Close()
+	for {
+		e, err := sub.Next()
+		switch {
+		case r.ctx.Err() != nil:
+			return nil
+		case err != nil:
+			r.a.problem(r.n, "read a kernel notification", err)
+		default:
+			r.do(func() { r.fromKernel(e) })
+		}
+	}
+}
+
+func (r *slotRuntime) spec() (charon.Spec, error) {
+	text, err := charon.Conf{Slot: r.n, RunDir: r.dir, Pool4: r.cfg.Pool4(), Pool6: r.cfg.Pool6(),
+		LogFile: filepath.Join(r.dir, "charon.log")}.Text()
+	return charon.Spec{Name: r.String(), Dir: r.dir, Netns: r.netns(), Conf: text, NeedHA: true}, err
+}
+
+// startCharon replaces charon and everything it installed. The fence is closed.
+func (r *slotRuntime) startCharon() error {
+	r.detach()
+	spec, err := r.spec()
+	if err != nil {
+		return err
+	}
+	old := r.inst
+	if old == nil {
+		// One of an earlier daemon may still run.
+		if old, err = charon.Adopt(r.ctx, spec); err != nil && !errors.Is(err, charon.ErrNotRunning) {
+			return fmt.Errorf("find the old charon: %w", err)
+		}
+	}
+	if old != nil {
+		if err := old.Kill(); err != nil {
+			return fmt.Errorf("end the old charon: %w", err)
+		}
+		<-old.Done()
+		old.Close()
+	}
+	r.inst = nil
+	if err := r.kern.FlushSA(); err != nil {
+		return fmt.Errorf("flush SAs: %w", err)
+	}
+	if err := r.kern.FlushPolicy(); err != nil {
+		return fmt.Errorf("flush policies: %w", err)
+	}
+	inst, err := charon.Start(r.ctx, spec)
+	if err != nil {
+		return err
+	}
+	r.attach(inst)
+	if err := r.a.load(r.ctx, r.vici, r.link.Version()); err != nil {
+		return fmt.Errorf("load connections: %w", err)
+	}
+	return nil
+}
+
+// attach follows one life of charon.
+func (r *slotRuntime) attach(inst *charon.Instance) {
+	ctx, cancel := context.WithCancel(r.ctx)
+	r.inst, r.life = inst, cancel
+	r.link.SetPeer(inst.PID())
+	r.pid.Store(int64(inst.PID()))
+	vici := charon.NewVici(charon.ViciSocket(r.dir))
+	r.vici = vici
+	r.group.Go(func() error {
+		select {
+		case <-ctx.Done():
+		case <-inst.Done():
+			r.do(func() {
+				if r.inst == inst {
+					r.pid.Store(0)
+					r.a.post(ssm.EvCharonDied{Slot: r.n})
+				}
+			})
+		}
+		return nil
+	})
+	r.group.Go(func() error { defer vici.Close(); return r.follows(ctx, vici) })
+}
+
+func (r *slotRuntime) detach() {
+	if r.life != nil {
+		r.life()
+		r.life = nil
+	}
+	r.pid.Store(0)
+}
+
+func (r *slotRuntime) fromCharon(m charon.Message) {
+	if r.mode == modeOwner {
+		r.ownerMessage(m)
+	}
+}
+
+func (r *slotRuntime) fromKernel(e xfrm.Event) {
+	switch r.mode {
+	case modeShadow:
+		r.twin.kernel(e)
+	case modeOwner:
+		r.ownerKernel(e)
+	}
+}
+
+// fromSteering receives IKE headers and watched ESP packets of this slot.
+func (r *slotRuntime) fromSteering(e steer.Event) {
+	if r.mode == modeOwner {
+		r.ownerPacket(e)
+	}
+}
+
+func (r *slotRuntime) onTick() {
+	switch r.mode {
+	case modeShadow:
+		r.twin.tick(time.Now())
+	case modeOwner:
+		r.output(r.ledger.Tick(time.Now()))
+	}
+}
+
+func (r *slotRuntime) activate() {
+	r.a.problem(r.n, "activate charon", r.link.Activate(r.ctx))
+}
+
+// standDown ends an ownership: nothing is published any more, charon becomes
+// passive behind the closed fence.
+func (r *slotRuntime) standDown() {
+	r.endOwner()
+	r.mode = modeIdle
+	if r.inst != nil {
+		r.a.problem(r.n, "passivate charon", r.link.Passivate(r.ctx))
+	}
+	r.a.post(ssm.EvPassivated{Slot: r.n})
+}
+
+// measure reports the round-trip time to the slot's clients now and then.
+func (r *slotRuntime) measure(ctx context.Context) error {
+	t := time.NewTicker(3 * time.Second)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-t.C:
+			r.ping(ctx)
+		}
+	}
+}
+
+func (r *slotRuntime) ping(ctx context.Context) {
+	addrs := ask(ctx, r.queue, r.clients)
+	if len(addrs) == 0 {
+		return
+	}
+	if d := pingRTT(ctx, addrs); d > 0 {
+		r.a.post(ssm.EvRTT{Slot: r.n, RTT: d})
+	}
+}
+
+// ask runs f in the goroutine of q and returns its result, the zero value when
+// ctx ends first.
+func ask[T any](ctx context.Context, q *queue, f func() T) (v T) {
+	ch := make(chan T, 1)
+	q.do(func() { ch <- f() })
+	select {
+	case v = <-ch:
+	case <-ctx.Done():
+	}
+	return v
+}

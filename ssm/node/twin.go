@@ -1,0 +1,418 @@
+package node
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/shadowcast/shadowcast/sa"
+	"github.com/shadowcast/shadowcast/sa/xfrm"
+	"github.com/shadowcast/shadowcast/ssm"
+	"github.com/shadowcast/shadowcast/ssm/replica"
+	"github.com/shadowcast/shadowcast/ssm/session"
+)
+
+// repairAfter is how long a fed child may be missing in the kernel before the
+// twin is built again.
+const repairAfter = 3 * time.Second
+
+// installTime is how long charon may take to install a fed child before the
+// twin counts as incomplete; a new session must not make it flap.
+const installTime = 500 * time.Millisecond
+
+// twin is the dormant copy of a slot: documents, what charon was fed of them,
+// and which of the resulting SAs the kernel holds in the right block.
+type twin struct {
+	r      *slotRuntime
+	feeder *session.Feeder
+	docs   map[string]*session.Document
+	hashes map[string]replica.Hash
+	digest replica.Digest
+	ticket sa.Ticket // whose block outbound SAs are preset to; 0 not yet
+
+	children map[sa.SPI]*twinChild // by inbound SPI
+	out      map[sa.SPI][]*twinChild
+	open     map[*twinChild]bool // not complete in the kernel
+	samples  map[sa.SPI]replica.Sample
+
+	skew    string // how our connections differ from the owner's
+	whole   bool   // the owner's snapshot was applied
+	ready   bool   // as last reported
+	reason  string
+	lacking time.Time // since when open is not empty
+}
+
+type twinChild struct {
+	in, out sa.SPI
+	birth   sa.Birth
+	session string
+	inID    xfrm.ID
+	outID   xfrm.ID
+	haveIn  bool
+	haveOut bool
+	preset  bool
+}
+
+func kernelSample(s replica.Sample) xfrm.Sample {
+	attr := xfrm.ReplayVal
+	if s.ESNVal {
+		attr = xfrm.ReplayESNVal
+	}
+	return xfrm.Sample{Seq: s.InSeq, Window: s.Window, Bitmap: s.Bitmap, Attr: attr}
+}
+
+func (c *twinChild) complete() bool { return c.haveIn && c.haveOut && c.preset }
+
+func newTwin(r *slotRuntime) *twin {
+	return &twin{r: r, feeder: session.NewFeeder(), docs: map[string]*session.Document{}, hashes: map[string]replica.Hash{}, children: map[sa.SPI]*twinChild{},
+		out: map[sa.SPI][]*twinChild{}, open: map[*twinChild]bool{}, samples: map[sa.SPI]replica.Sample{}}
+}
+
+// shadow makes this runtime a shadow's, with a fresh charon.
+func (r *slotRuntime) shadow(ssm.ActShadow) {
+	r.endOwner()
+	r.mode, r.twin = modeShadow, newTwin(r)
+	r.unpreset.Store(0)
+	r.a.replicas.receiver.Forget(r.n)
+	r.a.replicas.receiver.SetReadiness(r.n, false, "twin is being built")
+	r.rebuild()
+}
+
+// follow runs when the slot got another owner; the twin stays, its snapshot is
+// that of the old one until the new one's stream says otherwise.
+func (r *slotRuntime) follow() {
+	if r.mode == modeShadow {
+		r.twin.whole = false
+		r.twin.judge()
+	}
+}
+
+func (r *slotRuntime) preset(t sa.Ticket) {
+	switch r.mode {
+	case modeShadow:
+		r.twin.presetAll(t)
+	case modeOwner:
+		r.renew(t)
+	}
+}
+
+// renew moves an active owner's SAs to the block of a higher ticket. Packets
+// may be sent meanwhile: the kernel keeps the higher number of the two.
+func (r *slotRuntime) renew(t sa.Ticket) {
+	states, err := r.kern.Dump()
+	if err != nil {
+		r.a.problem(r.n, "renew the ticket", err)
+		return
+	}
+	births := map[sa.SPI]sa.Birth{}
+	for _, d := range r.ledger.Docs() {
+		for _, c := range d.Children {
+			births[c.Out] = c.Birth
+		}
+	}
+	var ws []xfrm.ReplayWrite
+	for _, s := range states {
+		b, ok := births[s.SPI]
+		if r.inbound(s) || !ok {
+			continue
+		}
+		if n, err := b.Block(t); err != nil {
+			r.a.problem(r.n, "move SA "+s.SPI.String()+" to its new block", err)
+		} else if n > 0 {
+			ws = append(ws, xfrm.ReplayWrite{ID: s.ID, OSeq: sa.FirstSeq(n)})
+		}
+	}
+	if _, err := r.kern.Write(ws); err != nil {
+		r.a.problem(r.n, "renew the ticket", err)
+		return
+	}
+	r.a.post(ssm.EvPreset{Slot: r.n, Ticket: t})
+}
+
+func (t *twin) documents() []*session.Document {
+	return slices.SortedFunc(maps.Values(t.docs), func(a, b *session.Document) int {
+		if a.SessionID < b.SessionID {
+			return -1
+		}
+		return 1
+	})
+}
+
+// put stores a document and feeds what it changes.
+func (t *twin) put(d *session.Document, h replica.Hash) error {
+	t.docs[d.SessionID] = d
+	t.rehash(d.SessionID, h, true)
+	t.index(d.SessionID, d.Children)
+	t.r.sessions.Store(int64(len(t.docs)))
+	err := t.r.feed(t.feeder, d)
+	t.judge()
+	return err
+}
+
+func (t *twin) remove(id string) error {
+	if t.docs[id] == nil {
+		return nil
+	}
+	delete(t.docs, id)
+	t.rehash(id, replica.Hash{}, false)
+	t.index(id, nil)
+	t.r.sessions.Store(int64(len(t.docs)))
+	err := t.r.sendCharon(t.feeder.Remove(id))
+	t.judge()
+	return err
+}
+
+// rehash keeps the inventory and its digest.
+func (t *twin) rehash(id string, h replica.Hash, held bool) {
+	if old, ok := t.hashes[id]; ok {
+		t.digest.Toggle(id, old)
+		delete(t.hashes, id)
+	}
+	if held {
+		t.digest.Toggle(id, h)
+		t.hashes[id] = h
+	}
+}
+
+// index brings the children of one session up to date.
+func (t *twin) index(id string, children []session.Child) {
+	keep := map[sa.SPI]bool{}
+	for _, c := range children {
+		keep[c.In] = true
+		if t.children[c.In] != nil {
+			continue
+		}
+		n := &twinChild{in: c.In, out: c.Out, birth: c.Birth, session: id}
+		t.children[c.In] = n
+		t.out[c.Out] = append(t.out[c.Out], n)
+		t.open[n] = true
+	}
+	for spi, c := range t.children {
+		if c.session == id && !keep[spi] {
+			t.drop(c)
+		}
+	}
+	t.r.unpreset.Store(int64(len(t.open)))
+}
+
+func (t *twin) drop(c *twinChild) {
+	delete(t.children, c.in)
+	delete(t.open, c)
+	delete(t.samples, c.in)
+	rest := slices.DeleteFunc(t.out[c.out], func(x *twinChild) bool { return x == c })
+	if t.out[c.out] = rest; len(rest) == 0 {
+		delete(t.out, c.out)
+	}
+}
+
+// kernel follows what charon installs.
+func (t *twin) kernel(e xfrm.Event) {
+	switch e.Kind {
+	case xfrm.NewSA:
+		t.installed(e.State)
+	case xfrm.DelSA, xfrm.HardExpire:
+		t.lost(e.State)
+	case xfrm.Flushed:
+		for _, c := range t.children {
+			c.haveIn, c.haveOut, c.preset = false, false, false
+			t.open[c] = true
+		}
+	case xfrm.Overrun:
+		t.recount()
+	default:
+		return
+	}
+	t.judge()
+}
+
+// installed notes an SA and puts it where the owner's left off: the outbound
+// one at the start of our block, the inbound one at the last sample.
+func (t *twin) installed(s xfrm.State) {
+	if t.r.inbound(s) {
+		c := t.children[s.SPI]
+		if c == nil {
+			return
+		}
+		c.inID, c.haveIn = s.ID, true
+		if last, ok := t.samples[s.SPI]; ok {
+			in := kernelSample(last)
+			_, err := t.r.kern.Write([]xfrm.ReplayWrite{{ID: s.ID, In: &in}})
+			t.r.a.problem(t.r.n, "write a replay sample", err)
+		}
+		t.settle(c)
+		return
+	}
+	c := t.outbound(s)
+	if c == nil {
+		return
+	}
+	c.outID, c.haveOut = s.ID, true
+	if t.ticket != 0 {
+		t.presetSome([]*twinChild{c})
+	}
+	t.settle(c)
+}
+
+// outbound finds the child of an outbound SA. Clients choose these SPIs, so two
+// may choose the same one; the address tells them apart.
+func (t *twin) outbound(s xfrm.State) *twinChild {
+	var found *twinChild
+	for _, c := range t.out[s.SPI] {
+		d := t.docs[c.session]
+		if d != nil && d.ClientIP == s.Dst.String() {
+			return c
+		}
+		if !c.haveOut {
+			found = c
+		}
+	}
+	return found
+}
+
+func (t *twin) lost(s xfrm.State) {
+	if t.r.inbound(s) {
+		if c := t.children[s.SPI]; c != nil {
+			c.haveIn = false
+			t.open[c] = true
+		}
+		return
+	}
+	for _, c := range t.out[s.SPI] {
+		if c.outID == s.ID {
+			c.haveOut, c.preset = false, false
+			t.open[c] = true
+		}
+	}
+}
+
+func (t *twin) settle(c *twinChild) {
+	if c.complete() || c.haveIn && c.haveOut && t.ticket == 0 {
+		delete(t.open, c)
+	} else {
+		t.open[c] = true
+	}
+	t.r.unpreset.Store(int64(len(t.open)))
+}
+
+// recount reads the whole kernel state after notifications were lost.
+func (t *twin) recount() {
+	states, err := t.r.kern.Dump()
+	if err != nil {
+		t.r.a.problem(t.r.n, "read the kernel's SAs", err)
+		return
+	}
+	for _, c := range t.children {
+		c.haveIn, c.haveOut = false, false
+		t.open[c] = true
+	}
+	for _, s := range states {
+		t.installed(s)
+	}
+}
+
+func (t *twin) presetAll(ticket sa.Ticket) {
+	t.ticket = ticket
+	all := make([]*twinChild, 0, len(t.children))
+	for _, c := range t.children {
+		if c.preset = false; c.haveOut {
+			all = append(all, c)
+		}
+	}
+	t.presetSome(all)
+	for _, c := range all {
+		t.settle(c)
+	}
+	t.judge()
+	t.r.a.post(ssm.EvPreset{Slot: t.r.n, Ticket: ticket})
+}
+
+func (t *twin) presetSome(cs []*twinChild) {
+	ws := make([]xfrm.ReplayWrite, 0, len(cs))
+	for _, c := range cs {
+		n, err := c.birth.Block(t.ticket)
+		if err != nil {
+			t.r.a.problem(t.r.n, "preset SA "+c.out.String(), err)
+			continue
+		}
+		ws = append(ws, xfrm.ReplayWrite{ID: c.outID, OSeq: sa.FirstSeq(n)})
+		c.preset = true
+	}
+	if _, err := t.r.kern.Write(ws); err != nil {
+		t.r.a.problem(t.r.n, "preset outbound sequence numbers", err)
+		for _, c := range cs {
+			c.preset = false
+		}
+	}
+}
+
+// replay applies the owner's samples to the inbound SAs, never backwards.
+func (t *twin) replay(ss []replica.Sample) error {
+	ws := make([]xfrm.ReplayWrite, 0, len(ss))
+	for _, s := range ss {
+		c := t.children[s.SPI]
+		if c == nil {
+			continue // of a child that is gone or not announced yet
+		}
+		t.samples[s.SPI] = s
+		if c.haveIn {
+			in := kernelSample(s)
+			ws = append(ws, xfrm.ReplayWrite{ID: c.inID, In: &in})
+		}
+	}
+	_, err := t.r.kern.Write(ws)
+	return err
+}
+
+// judge reports readiness when it changes.
+func (t *twin) judge() {
+	now := time.Now()
+	if len(t.open) == 0 {
+		t.lacking = time.Time{}
+	} else if t.lacking.IsZero() {
+		t.lacking = now
+	}
+	ready, reason := true, ""
+	switch {
+	case t.skew != "":
+		ready, reason = false, t.skew
+	case !t.whole:
+		ready, reason = false, "the owner's snapshot is not complete"
+	case len(t.open) > 0 && now.Sub(t.lacking) > installTime:
+		ready, reason = false, "children missing in the kernel"
+	}
+	if ready != t.ready || reason != t.reason {
+		t.ready, t.reason = ready, reason
+		t.r.a.post(ssm.EvTwin{Slot: t.r.n, Ready: ready, Reason: reason})
+		t.r.a.replicas.receiver.SetReadiness(t.r.n, ready, reason)
+	}
+}
+
+// tick repairs a twin whose kernel state does not come about.
+func (t *twin) tick(now time.Time) {
+	t.judge()
+	if t.lacking.IsZero() || now.Sub(t.lacking) < repairAfter {
+		return
+	}
+	n := len(t.open)
+	t.recount()
+	if t.judge(); len(t.open) == 0 {
+		return
+	}
+	t.r.a.events.Add(Entry{Slot: t.r.n, Kind: "repair", Warn: true, Text: "the twin is built again",
+		Reason: fmt.Sprintf("%d children were fed and are missing in the kernel", n)})
+	t.lacking = now
+	if err := t.r.startCharon(); err != nil {
+		t.r.a.post(ssm.EvSlotDown{Slot: t.r.n, Reason: err.Error()})
+		return
+	}
+	t.feeder = session.NewFeeder()
+	for _, c := range t.children {
+		c.haveIn, c.haveOut, c.preset = false, false, false
+		t.open[c] = true
+	}
+	for _, d := range t.documents() {
+		t.r.a.problem(t.r.n, "feed session "+d.SessionID, t.r.feed(t.feeder, d))
+	}
+	t.judge()
+}
