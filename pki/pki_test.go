@@ -40,7 +40,7 @@ func member(t *testing.T, dir, name string, o Options) *Identity {
 }
 
 // shake runs one handshake and returns each side's error and view.
-func shake(t *testing.T, server, client *tls.Config) (sErr, cErr error, sState, cState tls.ConnectionState) {
+func shake(t *testing.T, server, client *tls.Config) (sState, cState tls.ConnectionState, sErr, cErr error) {
 	t.Helper()
 	a, b := net.Pipe()
 	defer a.Close()
@@ -64,7 +64,7 @@ func shake(t *testing.T, server, client *tls.Config) (sErr, cErr error, sState, 
 		b.Close()
 	}
 	<-done
-	return sErr, cErr, s.ConnectionState(), c.ConnectionState()
+	return s.ConnectionState(), c.ConnectionState(), sErr, cErr
 }
 
 func TestInitAndIssue(t *testing.T) {
@@ -266,7 +266,7 @@ func TestHandshake(t *testing.T) {
 		"no client certificate":   {ams.ServerTLS(nil), bare, "client didn't provide a certificate", "certificate required"},
 		"client with other names": {ams.ServerTLS(nil), skipping(odd(t, dir)), "want one DNS name and the URI", "bad certificate"},
 	} {
-		sErr, cErr, sState, cState := shake(t, tc.server, tc.client)
+		sState, cState, sErr, cErr := shake(t, tc.server, tc.client)
 		check := func(side string, err error, want string) {
 			if (want == "") != (err == nil) || err != nil && !strings.Contains(err.Error(), want) {
 				t.Errorf("%s: %s: %v, want %q", name, side, err, want)
@@ -329,19 +329,19 @@ func TestReload(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if sErr, cErr, _, _ := shake(t, server, client); sErr != nil || cErr != nil {
+	if _, _, sErr, cErr := shake(t, server, client); sErr != nil || cErr != nil {
 		t.Fatalf("old files after a refused Reload: %v, %v", sErr, cErr)
 	}
 	if err := ams.Reload(); err != nil {
 		t.Fatal(err)
 	}
-	if sErr, cErr, _, _ := shake(t, server, client); sErr == nil || cErr == nil {
+	if _, _, sErr, cErr := shake(t, server, client); sErr == nil || cErr == nil {
 		t.Fatalf("old and new CA agree: %v, %v", sErr, cErr)
 	}
 	if err := fra.Reload(); err != nil {
 		t.Fatal(err)
 	}
-	sErr, cErr, _, cState := shake(t, server, client)
+	_, cState, sErr, cErr := shake(t, server, client)
 	if sErr != nil || cErr != nil || cState.PeerCertificates[0].SerialNumber.Cmp(first) == 0 {
 		t.Fatalf("after Reload: %v, %v", sErr, cErr)
 	}

@@ -41,7 +41,7 @@ func (a *app) unreachable(err error) error {
 	case errors.Is(err, fs.ErrNotExist):
 		return fmt.Errorf("no daemon at %s: the socket does not exist\n"+
 			"  Is it running?   systemctl status shadowcastd\n"+
-			"  Another run_dir? shadowctl --socket RUN_DIR/shadowcast.sock ...", a.socket)
+			"  Another run_dir? shadowctl --socket RUN_DIR/shadowcast.sock status", a.socket)
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return fmt.Errorf("no daemon at %s: the socket is there, but nobody listens (it died without cleaning up)\n"+
 			"  See why:  journalctl -u shadowcastd -e\n"+
