@@ -81,10 +81,11 @@ func setup(j job) error {
 			return fmt.Errorf("set resource limit %d: %w", l.res, err)
 		}
 	}
-	// An appliance's sysctl.d: one charon's HA datagrams overflow the default.
-	for _, s := range []string{"rmem_default", "rmem_max", "wmem_max"} {
-		if err := os.WriteFile("/proc/sys/net/core/"+s, []byte("16777216"), 0o644); err != nil {
-			return fmt.Errorf("set net.core.%s: %w", s, err)
+	// An appliance's sysctl.d: one charon's HA datagrams overflow the default. The
+	// backlog is what one starved virtual CPU needs.
+	for _, s := range [][2]string{{"rmem_default", "16777216"}, {"rmem_max", "16777216"}, {"wmem_max", "16777216"}, {"netdev_max_backlog", "100000"}} {
+		if err := os.WriteFile("/proc/sys/net/core/"+s[0], []byte(s[1]), 0o644); err != nil {
+			return fmt.Errorf("set net.core.%s: %w", s[0], err)
 		}
 	}
 	if err := unix.Sethostname([]byte("uml")); err != nil {

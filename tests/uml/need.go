@@ -51,6 +51,11 @@ func Available() bool {
 	return err == nil
 }
 
+// Reachable reports whether Main would find need: in this kernel or in a guest.
+func Reachable(need Need) bool {
+	return Missing(need) == 0 || !InGuest() && !raceDetector && Available()
+}
+
 // Require skips t, naming what is missing, unless the running kernel has need.
 // Every test that uses a capability calls it, also where TestMain calls Main: not
 // every machine can boot a guest.

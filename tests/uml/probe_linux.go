@@ -57,11 +57,11 @@ func tryIPIP() error {
 }
 
 func tryNetem() error {
-	return netlink.QdiscAdd(netlink.NewNetem(netlink.QdiscAttrs{LinkIndex: 1, Handle: netlink.MakeHandle(1, 0), Parent: netlink.HANDLE_ROOT}, netlink.NetemQdiscAttrs{}))
+	return netlink.QdiscReplace(netlink.NewNetem(netlink.QdiscAttrs{LinkIndex: 1, Handle: netlink.MakeHandle(1, 0), Parent: netlink.HANDLE_ROOT}, netlink.NetemQdiscAttrs{}))
 }
 
-// tryPlug asks for a plug qdisc as a child of none: netem of the same probe may
-// hold the root of lo, so it goes through "replace".
+// tryPlug and tryNetem replace: the other one of the same probe may
+// hold the root of lo.
 func tryPlug() error {
 	req := nl.NewNetlinkRequest(unix.RTM_NEWQDISC, unix.NLM_F_CREATE|unix.NLM_F_REPLACE|unix.NLM_F_ACK)
 	req.AddData(&nl.TcMsg{Family: nl.FAMILY_ALL, Ifindex: 1, Handle: netlink.MakeHandle(2, 0), Parent: netlink.HANDLE_ROOT})

@@ -183,6 +183,9 @@ func runGroup(ctx context.Context, cmd *exec.Cmd, dir string) error {
 		return fmt.Errorf("start %s: %w", kernel, err)
 	}
 	pgid := cmd.Process.Pid
+	// Ahead of compilers and other tests: a starved guest misses its timers. Without
+	// the privilege it stays as it is.
+	_ = unix.Setpriority(unix.PRIO_PGRP, pgid, -10)
 	guard := exec.Command("/bin/sh", "-c", "read x; kill -9 -$1; rm -rf \"$2\"", "sh", strconv.Itoa(pgid), dir)
 	guard.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	alive, gerr := guard.StdinPipe()

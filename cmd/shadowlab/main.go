@@ -1,0 +1,88 @@
+// Command shadowlab plays scenarios in the lab (tests/lab): a whole internet in
+// network namespaces, natively where the kernel has ESP, else inside user-mode
+// Linux.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/shadowcast/shadowcast/tests/lab"
+	"github.com/shadowcast/shadowcast/tests/uml"
+)
+
+// errFailed ends with status 1 without another word: the results say it.
+var errFailed = errors.New("scenarios failed")
+
+func main() {
+	uml.Init()
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	err := command().ExecuteContext(ctx)
+	stop()
+	switch {
+	case errors.Is(err, errFailed):
+		os.Exit(1)
+	case err != nil:
+		fmt.Fprintln(os.Stderr, "shadowlab:", err)
+		os.Exit(2)
+	}
+}
+
+// lowest capabilities a run needs before it is worth a guest: every scenario that
+// needs more says so itself.
+const need = uml.ESP | uml.IPIP | uml.Netem | uml.Plug | uml.BPF
+
+func command() *cobra.Command {
+	root := &cobra.Command{Use: "shadowlab", Short: "Play scenarios in a lab of network namespaces", SilenceUsage: true, SilenceErrors: true}
+	list := &cobra.Command{Use: "list", Short: "List the scenarios", Args: cobra.NoArgs, Run: func(cmd *cobra.Command, _ []string) {
+		for _, s := range lab.Scenarios() {
+			fmt.Fprintf(cmd.OutOrStdout(), "%-32s %s\n", s.Name, s.Doc)
+		}
+	}}
+	var r lab.Runner
+	var memory string
+	run := &cobra.Command{Use: "run [PATTERN...]", Short: "Play the scenarios whose names match, all by default", RunE: func(cmd *cobra.Command, patterns []string) error {
+		ss, err := lab.Select(patterns)
+		if err != nil {
+			return err
+		}
+		if uml.Missing(need) != 0 && !uml.InGuest() && uml.Available() {
+			return inGuest(cmd.Context(), memory, ss)
+		}
+		r.Log = cmd.OutOrStdout()
+		_, failed, err := r.RunAll(cmd.Context(), ss)
+		if err == nil && failed {
+			err = errFailed
+		}
+		return err
+	}}
+	run.Flags().StringVar(&r.Out, "out", "out/lab", "directory for artefacts")
+	run.Flags().StringVar(&r.BinDir, "bin", "", "directory of shadowcastd (default: $SHADOWCAST_BIN, then beside shadowlab)")
+	run.Flags().BoolVarP(&r.Verbose, "verbose", "v", false, "tell progress")
+	run.Flags().StringVar(&memory, "memory", uml.DefaultMemory, "memory of the user-mode Linux guest")
+	root.AddCommand(list, run)
+	return root
+}
+
+// inGuest runs this very command inside user-mode Linux.
+func inGuest(ctx context.Context, memory string, ss []lab.Scenario) error {
+	limit := time.Minute
+	for _, s := range ss {
+		limit += s.Timeout + 10*time.Second
+	}
+	code, err := uml.Run(ctx, uml.Options{Memory: memory, Timeout: limit})
+	if err != nil {
+		return err
+	}
+	if code != 0 {
+		return errFailed
+	}
+	return nil
+}

@@ -1,0 +1,296 @@
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/strongswan/govici/vici"
+)
+
+// charon is a plain strongSwan daemon: a client, or a gateway without shadowcast
+// to compare with. The appliances' charons belong to shadowcastd.
+type charon struct {
+	name string
+	sock string
+	proc *Proc
+}
+
+// charonConf loads no plugin that needs a service or a fixed path. %[1]s is the
+// directory, %[2]s the log file, %[3]s further options.
+const charonConf = `charon-systemd {
+  load = random nonce aes sha1 sha2 hmac kdf drbg curve25519 pem pkcs1 pkcs8 x509 pubkey revocation constraints kernel-netlink socket-default vici updown
+  filelog { f { path = %[2]s
+    default = 1
+    ike = 2
+    time_format = %%H:%%M:%%S
+    time_add_ms = yes
+    ike_name = yes
+    append = yes
+    flush_line = yes
+  } }
+  %[3]s
+  plugins { vici { socket = unix://%[1]s/vici } }
+}
+`
+
+// startCharon starts charon in ns and waits for its vici socket.
+func (l *Lab) startCharon(ctx context.Context, ns *Netns, name, options string) (*charon, error) {
+	dir := filepath.Join(l.dir, name)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, fmt.Errorf("make directory of charon %s: %w", name, err)
+	}
+	c := &charon{name: name, sock: filepath.Join(dir, "vici")}
+	if err := os.Remove(c.sock); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("remove stale socket of charon %s: %w", name, err)
+	}
+	conf := filepath.Join(dir, "strongswan.conf")
+	text := fmt.Sprintf(charonConf, dir, filepath.Join(l.out, name+".charon.log"), options)
+	if err := os.WriteFile(conf, []byte(text), 0o644); err != nil {
+		return nil, fmt.Errorf("write configuration of charon %s: %w", name, err)
+	}
+	var err error
+	c.proc, err = l.start(ns, "charon of "+name, filepath.Join(l.out, name+".out"), []string{"STRONGSWAN_CONF=" + conf}, "/usr/sbin/charon-systemd")
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, 15*time.Second, errors.New("no vici socket within 15 s"))
+	defer cancel()
+	return c, poll(ctx, 5*time.Millisecond, "charon of "+name, func() (bool, error) {
+		if !c.proc.Alive() {
+			return false, fmt.Errorf("it ended: %w", c.proc.err)
+		}
+		s, err := vici.NewSession(vici.WithSocketPath(c.sock))
+		if err != nil {
+			return false, err
+		}
+		return true, s.Close()
+	})
+}
+
+// msg makes a vici message of alternating keys and values (string, []string or
+// *vici.Message); other types are a mistake of the caller.
+func msg(kv ...any) *vici.Message {
+	m := vici.NewMessage()
+	for i := 0; i < len(kv); i += 2 {
+		if err := m.Set(kv[i].(string), kv[i+1]); err != nil {
+			panic(err)
+		}
+	}
+	return m
+}
+
+func (c *charon) command(name string, m *vici.Message) (*vici.Message, error) {
+	s, err := vici.NewSession(vici.WithSocketPath(c.sock))
+	if err != nil {
+		return nil, fmt.Errorf("connect to charon of %s: %w", c.name, err)
+	}
+	defer s.Close()
+	r, err := s.CommandRequest(name, m)
+	if err == nil {
+		err = r.Err()
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s at charon of %s: %w", name, c.name, err)
+	}
+	return r, nil
+}
+
+func (c *charon) stream(name, event string, m *vici.Message) ([]*vici.Message, error) {
+	s, err := vici.NewSession(vici.WithSocketPath(c.sock))
+	if err != nil {
+		return nil, fmt.Errorf("connect to charon of %s: %w", c.name, err)
+	}
+	defer s.Close()
+	r, err := s.StreamedCommandRequest(name, event, m)
+	for _, x := range r {
+		if err == nil {
+			err = x.Err()
+		}
+	}
+	if err != nil {
+		return r, fmt.Errorf("%s at charon of %s: %w", name, c.name, err)
+	}
+	return r, nil
+}
+
+// psk is the pre-shared key of every lab: generated traffic between namespaces, not
+// a secret.
+const psk = "a pre-shared key of the lab"
+
+func (c *charon) loadCredentials(ca []byte, own credential, cert bool) error {
+	cmds := []struct {
+		name string
+		m    *vici.Message
+	}{{"load-shared", msg("id", "lab", "type", "IKE", "data", psk, "owners", []string{"%any"})}}
+	if cert {
+		cmds = cmds[:0]
+		for _, x := range []struct {
+			name string
+			m    *vici.Message
+		}{
+			{"load-cert", msg("type", "X509", "flag", "CA", "data", string(ca))},
+			{"load-cert", msg("type", "X509", "flag", "NONE", "data", string(own.cert))},
+			{"load-key", msg("type", "any", "data", string(own.key))},
+		} {
+			cmds = append(cmds, x)
+		}
+	}
+	for _, x := range cmds {
+		if _, err := c.command(x.name, x.m); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func authParts(cert bool, own string, ownCert []byte, other string) (local, remote *vici.Message) {
+	if !cert {
+		return msg("auth", "psk", "id", own), msg("auth", "psk", "id", other)
+	}
+	return msg("auth", "pubkey", "id", own, "certs", []string{string(ownCert)}), msg("auth", "pubkey", "id", other)
+}
+
+const ikeProposal = "aes128-sha256-x25519"
+
+func yesNo(b bool) string {
+	if b {
+		return "yes"
+	}
+	return "no"
+}
+
+// loadClient loads the connection "home" with the child "net".
+func (c *charon) loadClient(p *ikePKI, s ConnSpec, id, local string) error {
+	own, err := p.issue(id)
+	if err != nil {
+		return err
+	}
+	if err := c.loadCredentials(p.cert.Raw, own, s.Cert); err != nil {
+		return err
+	}
+	lo, re := authParts(s.Cert, id, own.cert, GatewayID)
+	child := msg("remote_ts", []string{InsideNet.String()}, "esp_proposals", []string{s.esp()}, "mode", "tunnel",
+		"rekey_time", orZero(s.ChildRekey), "dpd_action", "none", "close_action", "none")
+	if s.Window > 0 {
+		if err := child.Set("replay_window", fmt.Sprint(s.Window)); err != nil {
+			return fmt.Errorf("build connection of %s: %w", c.name, err)
+		}
+	}
+	_, err = c.command("load-conn", msg("home", msg(
+		"version", "2", "local_addrs", []string{local}, "remote_addrs", []string{VIP.String()}, "vips", []string{"0.0.0.0"},
+		"mobike", yesNo(s.Mobike), "encap", yesNo(s.Encap), "proposals", []string{ikeProposal},
+		"rekey_time", orZero(s.IKERekey), "dpd_delay", orZero(s.DPD), "keyingtries", "1",
+		"local", lo, "remote", re, "children", msg("net", child))))
+	return err
+}
+
+func orZero(d string) string {
+	if d == "" {
+		return "0s"
+	}
+	return d
+}
+
+// loadGateway loads a connection "rw" that serves every client from pool.
+func (c *charon) loadGateway(p *ikePKI, s ConnSpec, pool string) error {
+	if err := c.loadCredentials(p.cert.Raw, p.gateway, s.Cert); err != nil {
+		return err
+	}
+	if _, err := c.command("load-pool", msg("lab", msg("addrs", pool))); err != nil {
+		return err
+	}
+	lo, re := authParts(s.Cert, GatewayID, p.gateway.cert, "%any")
+	_, err := c.command("load-conn", msg("rw", msg(
+		"version", "2", "local_addrs", []string{VIP.String()}, "remote_addrs", []string{"%any"}, "pools", []string{"lab"},
+		"mobike", yesNo(s.Mobike), "proposals", []string{ikeProposal}, "rekey_time", "0s", "dpd_delay", "0s",
+		"local", lo, "remote", re,
+		"children", msg("net", msg("local_ts", []string{InsideNet.String()}, "esp_proposals", []string{s.esp()},
+			"mode", "tunnel", "replay_window", "1024", "rekey_time", "0s")))))
+	return err
+}
+
+// IKESA is one IKE_SA as charon lists it.
+type IKESA struct {
+	UniqueID  string   `json:"unique_id"`
+	State     string   `json:"state"`
+	SPIi      string   `json:"spi_i"`
+	SPIr      string   `json:"spi_r"`
+	LocalVIPs []string `json:"local_vips,omitempty"`
+	Children  []Child  `json:"children"`
+}
+
+// Child is one CHILD_SA as charon lists it.
+type Child struct {
+	Name       string `json:"name"`
+	State      string `json:"state"`
+	In         string `json:"in"`
+	Out        string `json:"out"`
+	Encap      bool   `json:"encap"`
+	PacketsIn  string `json:"packets_in"`
+	PacketsOut string `json:"packets_out"`
+}
+
+// list returns the IKE_SAs.
+func (c *charon) list() ([]IKESA, error) {
+	ms, err := c.stream("list-sas", "list-sa", nil)
+	if err != nil {
+		return nil, err
+	}
+	var out []IKESA
+	for _, m := range ms {
+		for _, k := range m.Keys() {
+			if sa, ok := m.Get(k).(*vici.Message); ok {
+				out = append(out, parseSA(sa))
+			}
+		}
+	}
+	return out, nil
+}
+
+func parseSA(m *vici.Message) IKESA {
+	s := IKESA{UniqueID: str(m, "uniqueid"), State: str(m, "state"), SPIi: str(m, "initiator-spi"), SPIr: str(m, "responder-spi")}
+	s.LocalVIPs, _ = m.Get("local-vips").([]string)
+	if cs, ok := m.Get("child-sas").(*vici.Message); ok {
+		for _, k := range cs.Keys() {
+			c, ok := cs.Get(k).(*vici.Message)
+			if !ok {
+				continue
+			}
+			s.Children = append(s.Children, Child{
+				Name: str(c, "name"), State: str(c, "state"), In: str(c, "spi-in"), Out: str(c, "spi-out"),
+				Encap: str(c, "encap") == "yes", PacketsIn: str(c, "packets-in"), PacketsOut: str(c, "packets-out"),
+			})
+		}
+	}
+	return s
+}
+
+func str(m *vici.Message, key string) string {
+	s, _ := m.Get(key).(string)
+	return s
+}
+
+// Installed are the children that carry traffic, rekeyed ones left out.
+func (s IKESA) Installed() []Child {
+	var out []Child
+	for _, c := range s.Children {
+		if c.State == "INSTALLED" {
+			out = append(out, c)
+		}
+	}
+	return out
+}
+
+func (s IKESA) String() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "#%s %s %s_%s vip %v", s.UniqueID, s.State, s.SPIi, s.SPIr, s.LocalVIPs)
+	for _, c := range s.Children {
+		fmt.Fprintf(&b, " {%s %s in %s out %s}", c.Name, c.State, c.In, c.Out)
+	}
+	return b.String()
+}

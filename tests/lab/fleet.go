@@ -1,0 +1,169 @@
+package lab
+
+import (
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/shadowcast/shadowcast/config"
+	"github.com/shadowcast/shadowcast/pki"
+	"github.com/shadowcast/shadowcast/sa"
+)
+
+// sites are where the well-known appliances stand; others are in the ocean.
+var sites = map[string]config.Location{
+	"ams": {Lat: 52.37, Lon: 4.90},
+	"fra": {Lat: 50.11, Lon: 8.68},
+	"lhr": {Lat: 51.47, Lon: -0.45},
+}
+
+// fleet is the configuration that the appliances share, and its files.
+type fleet struct {
+	dir    string
+	shared config.Fleet
+}
+
+// HomeSlots are the numbers of the home slots of the n-th appliance.
+func (l *Lab) HomeSlots(a *Appliance) []sa.Slot {
+	var out []sa.Slot
+	for i := range l.opt.SlotsPerAppliance {
+		out = append(out, sa.Slot((a.N-1)*l.opt.SlotsPerAppliance+i+1))
+	}
+	return out
+}
+
+// newFleet writes the fleet's certificates and the gateways' swanctl directory.
+func (l *Lab) newFleet() (*fleet, error) {
+	f := &fleet{dir: filepath.Join(l.dir, "fleet")}
+	if err := os.MkdirAll(f.dir, 0o700); err != nil {
+		return nil, fmt.Errorf("make fleet directory: %w", err)
+	}
+	if _, err := pki.Init(f.dir, pki.Options{}); err != nil {
+		return nil, err
+	}
+	names := l.opt.Appliances
+	f.shared = config.Fleet{
+		VIPs: []netip.Addr{VIP}, DeadMan: time.Second,
+		Probe:    config.Probe{Interval: 50 * time.Millisecond, Lost: 3},
+		Handover: config.Handover{HoldCap: 100 * time.Millisecond, DrainTime: time.Second, HoldDown: 2 * time.Second},
+		// An odd number of them keeps the ticket log.
+		Registrars: names[:min(len(names)-1+len(names)%2, 5)],
+	}
+	for _, a := range l.appliances {
+		if _, err := pki.Issue(f.dir, a.Name, []netip.Addr{a.Addr}, pki.Options{}); err != nil {
+			return nil, err
+		}
+		loc, ok := sites[a.Name]
+		if !ok {
+			loc = config.Location{Lat: 0, Lon: -float64(a.N)}
+		}
+		f.shared.Appliances = append(f.shared.Appliances, config.Appliance{
+			Name: a.Name, Site: a.Name, Location: loc, Labels: config.Labels{Rack: a.Name, Power: a.Name},
+			Address: a.Addr, ReplicationPort: 4501, ProbePort: 4502,
+		})
+		// The next appliances in the circle are the shadows.
+		i := slices.Index(names, a.Name)
+		circle := append(slices.Clone(names[i+1:]), names[:i]...)
+		for _, s := range l.HomeSlots(a) {
+			f.shared.Slots = append(f.shared.Slots, config.Slot{
+				Number: s, Home: a.Name, Shadows: circle[:min(len(circle), 3)], Pools: []netip.Prefix{SlotPool(s)},
+			})
+		}
+	}
+	return f, l.writeSwanctl(filepath.Join(f.dir, "swanctl"))
+}
+
+// writeSwanctl writes the connection that every gateway offers. The pool's name is
+// the one that shadowcastd gives to a slot's IPv4 pool.
+func (l *Lab) writeSwanctl(dir string) error {
+	auth := `    local { auth = psk
+      id = ` + GatewayID + ` }
+    remote { auth = psk
+      id = %any }
+`
+	if l.opt.Conn.Cert {
+		auth = `    local { auth = pubkey
+      id = ` + GatewayID + `
+      certs = gateway.pem }
+    remote { auth = pubkey
+      id = %any }
+`
+	}
+	conf := fmt.Sprintf(`connections {
+  rw {
+    version = 2
+    local_addrs = %s
+    remote_addrs = %%any
+    pools = shadowcast4
+    mobike = %s
+    proposals = %s
+    rekey_time = 0s
+    dpd_delay = %s
+%s    children {
+      net {
+        local_ts = %s
+        esp_proposals = %s
+        mode = tunnel
+        replay_window = 1024
+        rekey_time = 0s
+        rekey_packets = %d
+        life_packets = %d
+      }
+    }
+  }
+}
+`, VIP, yesNo(l.opt.Conn.Mobike), ikeProposal, orZero(l.opt.Conn.DPD), auth, InsideNet, l.opt.Conn.esp(), sa.BlockSize/2, sa.BlockSize)
+	files := map[string]string{"swanctl.conf": conf}
+	if l.opt.Conn.Cert {
+		files["x509ca/ca.pem"] = certPEM(l.pki.cert.Raw)
+		files["x509/gateway.pem"] = certPEM(l.pki.gateway.cert)
+		files["pkcs8/gateway.pem"] = keyPEM(l.pki.gateway.key)
+	} else {
+		files["swanctl.conf"] += "secrets {\n  ike-lab {\n    secret = \"" + psk + "\"\n  }\n}\n"
+	}
+	for name, text := range files {
+		path := filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+			return fmt.Errorf("make swanctl directory: %w", err)
+		}
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			return fmt.Errorf("write swanctl file: %w", err)
+		}
+	}
+	return nil
+}
+
+// Config is the configuration of appliance a as its daemon gets it; a scenario may
+// change it before Start.
+func (a *Appliance) newConfig() *config.Config {
+	l, f := a.lab, a.lab.fleet
+	c := &config.Config{
+		Node: a.Name, RunDir: a.runDir(), StateDir: filepath.Join(a.dir(), "state"), BPFDir: a.bpfDir(),
+		NetnsPrefix: l.nodeName(a.Name) + "-s", SwanctlDir: filepath.Join(f.dir, "swanctl"),
+		Log: config.Log{Format: "text"}, Shadowing: !l.opt.NoShadowing,
+		PKI:          config.PKI{CA: filepath.Join(f.dir, pki.CACertFile), Cert: filepath.Join(f.dir, a.Name+".crt"), Key: filepath.Join(f.dir, a.Name+".key")},
+		FleetKeyFile: filepath.Join(f.dir, pki.FleetKeyFile),
+		Uplinks:      []string{devUplink1, devUplink2}, Inside: []string{devInside},
+		Fleet: f.shared,
+	}
+	if !l.opt.Routers {
+		return c
+	}
+	c.BGP = config.BGP{ASN: ApplianceASN, RouterID: a.Addr, ListenPort: 179, MEDBase: 100}
+	for _, p := range []struct {
+		name string
+		net  int
+		asn  uint32
+		role config.Role
+	}{{"r1", 1, OutsideASN, config.Outside}, {"r2", 2, OutsideASN, config.Outside}, {"in", insideLink, InsideASN, config.Inside}} {
+		n := linkNet(p.net, a.N)
+		c.BGP.Peers = append(c.BGP.Peers, config.BGPPeer{
+			Name: p.name, Address: host(n, 1), LocalAddress: host(n, 2), ASN: p.asn, Role: p.role, HoldTime: 9 * time.Second,
+			BFD: config.BFD{Enabled: true, Interval: l.opt.BFD.Interval, Multiplier: l.opt.BFD.Multiplier},
+		})
+	}
+	return c
+}

@@ -1,0 +1,209 @@
+package lab
+
+import (
+	"fmt"
+	"net/netip"
+	"time"
+
+	"github.com/shadowcast/shadowcast/sa"
+)
+
+// Numbers of the autonomous systems.
+const (
+	OutsideASN   = 65000
+	ApplianceASN = 65001
+	InsideASN    = 65010
+)
+
+// Fixed addresses.
+var (
+	VIP        = netip.MustParseAddr("198.51.100.1")
+	ServerAddr = netip.MustParseAddr("10.99.0.1")
+	// InsideNet is what clients reach through the gateways.
+	InsideNet = netip.MustParsePrefix("10.99.0.0/24")
+)
+
+// GatewayID is the IKE identity of every gateway.
+const GatewayID = "gw.example"
+
+// loopback returns 192.0.2.n.
+func loopback(n int) netip.Addr { return netip.AddrFrom4([4]byte{192, 0, 2, byte(n)}) }
+
+// RouterLoopback is the address of outside router r (1 or 2); the inside router
+// is number 3.
+func RouterLoopback(r int) netip.Addr { return loopback(r) }
+
+// ApplianceLoopback is the address, and liveness route, of the n-th appliance,
+// counted from 1.
+func ApplianceLoopback(n int) netip.Addr { return loopback(10 + n) }
+
+// linkNet is a link's prefix: net 1 and 2 are the outside routers', 8 the inside
+// router's.
+func linkNet(net, n int) netip.Prefix {
+	return netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(net), byte(n), 0}), 24)
+}
+
+// insideLink is the net number of the links between `in` and the appliances.
+const insideLink = 8
+
+// routerLink is the prefix of the link r1-r2: r1 has .1, r2 .2.
+var routerLink = linkNet(3, 0)
+
+// accessNet is the prefix of the n-th client's access link at outside router r.
+func accessNet(r, n int) netip.Prefix { return linkNet(19+r, n) }
+
+// accessNets covers the access links of outside router r.
+func accessNets(r int) netip.Prefix {
+	return netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(19 + r), 0, 0}), 16)
+}
+
+// homeNet is the private prefix behind the n-th client's NAT.
+func homeNet(n int) netip.Prefix {
+	return netip.PrefixFrom(netip.AddrFrom4([4]byte{192, 168, byte(n), 0}), 24)
+}
+
+// livenessNet covers the loopback addresses.
+var livenessNet = netip.MustParsePrefix("192.0.2.0/24")
+
+// poolNet covers the pools of all slots.
+var poolNet = netip.MustParsePrefix("10.112.0.0/12")
+
+// SlotPool is the IPv4 pool of slot s.
+func SlotPool(s sa.Slot) netip.Prefix {
+	return netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 112 + byte(s>>8), byte(s), 0}), 24)
+}
+
+// host returns the n-th address of p.
+func host(p netip.Prefix, n int) netip.Addr {
+	b := p.Addr().As4()
+	b[3] += byte(n)
+	return netip.AddrFrom4(b)
+}
+
+// on returns the n-th address of p with p's length, as an interface has it.
+func on(p netip.Prefix, n int) netip.Prefix { return netip.PrefixFrom(host(p, n), p.Bits()) }
+
+func single(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, a.BitLen()) }
+
+// ClientSpec says how a client is attached and how it connects.
+type ClientSpec struct {
+	Name   string // netns and log name, c1 by default
+	Router int    // 1 or 2; 1 if 0
+	NAT    bool   // behind a port-translating NAT of its own
+	Conn   ConnSpec
+}
+
+// ConnSpec is a client's IKE connection.
+type ConnSpec struct {
+	Cert  bool   // certificates both ways instead of a pre-shared key
+	ESP   string // one of ESPGCM, ESPCBC, or any strongSwan proposal; ESPGCM if empty
+	Encap bool   // force UDP encapsulation
+	DPD   string // dpd_delay, "0s" if empty
+	// Window is the client's replay window; strongSwan's default of 32 if 0.
+	Window int
+	// Mobike lets the client announce a changed address (RFC 4555).
+	Mobike bool
+	// Initiator rekey times; off if empty.
+	ChildRekey, IKERekey string
+}
+
+// ESP proposals the tests cover.
+const (
+	ESPGCM = "aes128gcm16-esn"
+	ESPCBC = "aes256-sha256-noesn"
+)
+
+// String names the variant, "psk/encap/aes128gcm16-esn".
+func (c ConnSpec) String() string {
+	auth, way := "psk", "esp"
+	if c.Cert {
+		auth = "cert"
+	}
+	if c.Encap {
+		way = "encap"
+	}
+	return fmt.Sprintf("%s/%s/%s", auth, way, c.esp())
+}
+
+func (c ConnSpec) esp() string {
+	if c.ESP == "" {
+		return ESPGCM
+	}
+	return c.ESP
+}
+
+// Options says what New builds.
+type Options struct {
+	Appliances []string     // ams, fra, lhr if empty
+	Clients    []ClientSpec // one plain client if empty
+	OutDir     string       // logs and artefacts; required
+	BinDir     string       // shadowcastd and shadowctl; see BinDir()
+	// Routers starts BIRD in r1, r2 and in. Without it routes are static, and
+	// there is no BGP.
+	Routers bool
+	BFD     BFD // of routers and appliances
+	// SlotsPerAppliance is how many home slots each has; 2 if 0.
+	SlotsPerAppliance int
+	// Conn is what the gateways offer; clients take theirs from it where Options
+	// leaves Clients empty.
+	Conn ConnSpec
+	// NoShadowing switches shadows off, to compare with.
+	NoShadowing bool
+}
+
+// BFD is the failure detection between routers and appliances.
+type BFD struct {
+	Interval   time.Duration // 50 ms if 0
+	Multiplier int           // 3 if 0
+}
+
+func (o Options) withDefaults() (Options, error) {
+	if o.OutDir == "" {
+		return o, fmt.Errorf("build lab: no output directory given")
+	}
+	if len(o.Appliances) == 0 {
+		o.Appliances = []string{"ams", "fra", "lhr"}
+	}
+	if len(o.Appliances) > 99 {
+		return o, fmt.Errorf("build lab: %d appliances, at most 99 fit the addressing plan", len(o.Appliances))
+	}
+	if len(o.Clients) == 0 {
+		o.Clients = []ClientSpec{{Conn: o.Conn}}
+	}
+	if len(o.Clients) > 250 {
+		return o, fmt.Errorf("build lab: %d clients, at most 250 fit the addressing plan", len(o.Clients))
+	}
+	if o.BFD.Interval == 0 {
+		o.BFD.Interval = 50 * time.Millisecond
+	}
+	if o.BFD.Multiplier == 0 {
+		o.BFD.Multiplier = 3
+	}
+	if o.SlotsPerAppliance == 0 {
+		o.SlotsPerAppliance = 2
+	}
+	seen := map[string]bool{"r1": true, "r2": true, "in": true, "srv": true}
+	for i := range o.Clients {
+		c := &o.Clients[i]
+		if c.Name == "" {
+			c.Name = fmt.Sprintf("c%d", i+1)
+		}
+		if c.Router == 0 {
+			c.Router = 1
+		}
+		if c.Router != 1 && c.Router != 2 {
+			return o, fmt.Errorf("build lab: client %s is on router %d, there are 1 and 2", c.Name, c.Router)
+		}
+	}
+	names := append([]string{}, o.Appliances...)
+	for _, c := range o.Clients {
+		names = append(names, c.Name)
+	}
+	for _, n := range names {
+		if seen[n] {
+			return o, fmt.Errorf("build lab: two nodes are called %s", n)
+		}
+		seen[n] = true
+	}
+	return o, nil
+}

@@ -1,0 +1,308 @@
+package lab
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/shadowcast/shadowcast/tests/uml"
+)
+
+// Scenario is one story that the lab can play.
+type Scenario struct {
+	Name string
+	Doc  string   // one line
+	Need uml.Need // beyond what every lab needs (network namespaces, BPF)
+	// Options of the lab that Run gets; OutDir and BinDir are the runner's.
+	Options Options
+	Timeout time.Duration // 2 minutes if 0
+	Run     func(*T, *Lab)
+}
+
+var registry []Scenario
+
+// Register adds a scenario; called from init functions. Two of one name, or a name
+// that is no file name, are a programming mistake.
+func Register(s Scenario) {
+	if s.Name == "" || strings.ContainsAny(s.Name, "/ ") || slices.ContainsFunc(registry, func(x Scenario) bool { return x.Name == s.Name }) {
+		panic("lab: bad or duplicate scenario name " + s.Name)
+	}
+	if s.Timeout == 0 {
+		s.Timeout = 2 * time.Minute
+	}
+	registry = append(registry, s)
+}
+
+// Scenarios lists all scenarios by name.
+func Scenarios() []Scenario {
+	out := slices.Clone(registry)
+	slices.SortFunc(out, func(a, b Scenario) int { return strings.Compare(a.Name, b.Name) })
+	return out
+}
+
+// Select returns the scenarios whose names match one of the patterns of
+// path.Match; none means all.
+func Select(patterns []string) ([]Scenario, error) {
+	if len(patterns) == 0 {
+		return Scenarios(), nil
+	}
+	var out []Scenario
+	for _, p := range patterns {
+		n := len(out)
+		for _, s := range Scenarios() {
+			ok, err := filepath.Match(p, s.Name)
+			if err != nil {
+				return nil, fmt.Errorf("select scenarios %q: %w", p, err)
+			}
+			if ok && !slices.ContainsFunc(out, func(x Scenario) bool { return x.Name == s.Name }) {
+				out = append(out, s)
+			}
+		}
+		if len(out) == n && !slices.ContainsFunc(out, func(x Scenario) bool { return x.Name == p }) {
+			return nil, fmt.Errorf("select scenarios: no scenario is called %s", p)
+		}
+	}
+	return out, nil
+}
+
+// Runner plays scenarios.
+type Runner struct {
+	Out     string    // artefacts go to Out/<scenario>/
+	BinDir  string    // see Options
+	Log     io.Writer // progress and results
+	Verbose bool      // progress too
+}
+
+// Result is what one scenario came to; written as result.json.
+type Result struct {
+	Name     string         `json:"name"`
+	Passed   bool           `json:"passed"`
+	Skipped  string         `json:"skipped,omitempty"`
+	Failures []string       `json:"failures,omitempty"`
+	Seconds  float64        `json:"seconds"`
+	Scenes   []Scene        `json:"scenes"`
+	Metrics  map[string]any `json:"metrics,omitempty"`
+}
+
+// Line is the one-line verdict.
+func (r Result) Line() string {
+	verdict := "PASS"
+	switch {
+	case r.Skipped != "":
+		verdict = "SKIP"
+	case !r.Passed:
+		verdict = "FAIL"
+	}
+	s := fmt.Sprintf("%s %-32s %6.1f s", verdict, r.Name, r.Seconds)
+	for _, sc := range r.Scenes {
+		s += "  " + sc.Short()
+	}
+	if r.Skipped != "" {
+		s += "  " + r.Skipped
+	}
+	if len(r.Failures) > 0 {
+		first, _, _ := strings.Cut(r.Failures[0], "\n")
+		s += "  " + first
+	}
+	return s
+}
+
+// T is what a scenario reports to. Its methods may be called from any goroutine;
+// Fatalf, Skipf and Check only from the scenario's own.
+type T struct {
+	Name string
+	ctx  context.Context
+	log  io.Writer
+
+	mu  sync.Mutex
+	res Result
+}
+
+// Context ends at the scenario's time limit.
+func (t *T) Context() context.Context { return t.ctx }
+
+// Logf tells progress, with the time since the scenario began.
+func (t *T) Logf(format string, args ...any) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	fmt.Fprintf(t.log, "%s %s: %s\n", time.Now().Format("15:04:05.000"), t.Name, fmt.Sprintf(format, args...))
+}
+
+// Errorf records a failure and goes on.
+func (t *T) Errorf(format string, args ...any) {
+	s := fmt.Sprintf(format, args...)
+	t.Logf("FAILED: %s", s)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.res.Failures = append(t.res.Failures, s)
+}
+
+// Fatalf records a failure and ends the scenario.
+func (t *T) Fatalf(format string, args ...any) {
+	t.Errorf(format, args...)
+	runtime.Goexit()
+}
+
+// Check ends the scenario if err is not nil.
+func (t *T) Check(err error) {
+	if err != nil {
+		t.Fatalf("%v", err)
+	}
+}
+
+// Skipf ends the scenario as skipped.
+func (t *T) Skipf(format string, args ...any) {
+	t.mu.Lock()
+	t.res.Skipped = fmt.Sprintf(format, args...)
+	t.mu.Unlock()
+	runtime.Goexit()
+}
+
+// Failed reports whether the scenario failed so far.
+func (t *T) Failed() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return len(t.res.Failures) > 0
+}
+
+// Scene records a phase.
+func (t *T) Scene(s Scene) {
+	t.Logf("%s", s.Long())
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.res.Scenes = append(t.res.Scenes, s)
+}
+
+// Metric records a value for the artefacts.
+func (t *T) Metric(name string, v any) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.res.Metrics == nil {
+		t.res.Metrics = map[string]any{}
+	}
+	t.res.Metrics[name] = v
+}
+
+// Run plays one scenario in a fresh lab: build, play, dump if it failed, remove,
+// write result.json. An error means that the artefacts could not be written.
+func (r *Runner) Run(ctx context.Context, s Scenario) (Result, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, s.Timeout, fmt.Errorf("scenario %s still running after %s", s.Name, s.Timeout))
+	defer cancel()
+	out := filepath.Join(r.Out, s.Name)
+	// Artefacts of an earlier run would lie beside this one's.
+	if err := os.RemoveAll(out); err != nil {
+		return Result{}, fmt.Errorf("clear artefacts: %w", err)
+	}
+	if err := os.MkdirAll(out, 0o755); err != nil {
+		return Result{}, fmt.Errorf("make artefact directory: %w", err)
+	}
+	f, err := os.Create(filepath.Join(out, "scenario.log"))
+	if err != nil {
+		return Result{}, fmt.Errorf("open scenario log: %w", err)
+	}
+	defer f.Close()
+	var log io.Writer = f
+	if r.Verbose {
+		log = io.MultiWriter(f, r.Log)
+	}
+	t := &T{Name: s.Name, ctx: ctx, log: log, res: Result{Name: s.Name}}
+	start := time.Now()
+	if m := uml.Missing(s.Need | uml.BPF); m != 0 {
+		t.res.Skipped = "missing capability " + m.String()
+	} else {
+		t.play(s, out, r.BinDir)
+	}
+	t.res.Seconds = time.Since(start).Seconds()
+	t.res.Passed = len(t.res.Failures) == 0 && t.res.Skipped == ""
+	if t.res.Scenes == nil {
+		t.res.Scenes = []Scene{}
+	}
+	fmt.Fprintln(r.Log, t.res.Line())
+	return t.res, WriteJSON(filepath.Join(out, "result.json"), t.res)
+}
+
+// WriteJSON writes v, indented.
+func WriteJSON(path string, v any) error {
+	b, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		return fmt.Errorf("encode %s: %w", filepath.Base(path), err)
+	}
+	if err := os.WriteFile(path, append(b, '\n'), 0o644); err != nil {
+		return fmt.Errorf("write artefact: %w", err)
+	}
+	return nil
+}
+
+// play runs the scenario on a goroutine of its own, which Fatalf may end, and waits.
+func (t *T) play(s Scenario, out, bin string) {
+	o := s.Options
+	o.OutDir = out
+	if o.BinDir == "" {
+		o.BinDir = bin
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		l, err := New(t.ctx, o)
+		if err != nil {
+			t.Errorf("%v", err)
+			return
+		}
+		defer func() {
+			if err := l.Close(); err != nil {
+				t.Errorf("remove lab: %v", err)
+			}
+		}()
+		defer func() {
+			if p := recover(); p != nil {
+				t.Errorf("panic: %v\n%s", p, debug.Stack())
+			}
+			if t.Failed() {
+				if err := l.Dump(context.Background()); err != nil {
+					t.Errorf("dump lab: %v", err)
+				}
+			}
+		}()
+		t.Logf("lab built")
+		s.Run(t, l)
+		if err := context.Cause(t.ctx); err != nil {
+			t.Errorf("%v", err)
+		}
+	}()
+	<-done
+}
+
+// RunAll plays scenarios one after the other and prints a count. The error joins
+// what could not be written; failed says whether a scenario failed.
+func (r *Runner) RunAll(ctx context.Context, ss []Scenario) (results []Result, failed bool, err error) {
+	var errs []error
+	passed, skipped := 0, 0
+	for _, s := range ss {
+		if ctx.Err() != nil {
+			errs = append(errs, fmt.Errorf("run scenarios: %w", context.Cause(ctx)))
+			break
+		}
+		res, err := r.Run(ctx, s)
+		errs = append(errs, err)
+		results = append(results, res)
+		switch {
+		case res.Passed:
+			passed++
+		case res.Skipped != "":
+			skipped++
+		}
+	}
+	n := len(results)
+	fmt.Fprintf(r.Log, "%d scenarios: %d passed, %d failed, %d skipped\n", n, passed, n-passed-skipped, skipped)
+	return results, n != passed+skipped, errors.Join(errs...)
+}
