@@ -152,7 +152,14 @@ func RenderBIRD(c RouterConfig) (string, error) { return render(birdTemplate, c)
 
 // RenderFRR returns the configuration of FRR's zebra, bgpd and bfdd for c, as
 // one file for vtysh -f.
-func RenderFRR(c RouterConfig) (string, error) { return render(frrTemplate, c) }
+func RenderFRR(c RouterConfig) (string, error) {
+	for i, s := range c.Sessions {
+		if s.TTLSecurity {
+			return "", fmt.Errorf("check configuration of router %s: sessions[%d].ttl_security: FRR then asks for multihop BFD, which appliances do not speak, want false", c.Name, i)
+		}
+	}
+	return render(frrTemplate, c)
+}
 
 // view is what the templates see.
 type view struct {

@@ -32,7 +32,6 @@ func example(role Role) RouterConfig {
 			Session{Name: name, Address: netip.MustParseAddr("2001:db8:f:" + n + "::2"), LocalAddress: netip.MustParseAddr("2001:db8:f:" + n + "::1"), Interface: "eth" + n})
 	}
 	c.Sessions[0].Password = "example-change-me"
-	c.Sessions[0].TTLSecurity = true
 	return c
 }
 
@@ -58,7 +57,9 @@ func TestExamples(t *testing.T) {
 		{"frr-inside.conf", Inside, RenderFRR, checkFRR},
 	} {
 		t.Run(tc.file, func(t *testing.T) {
-			got, err := tc.render(example(tc.role))
+			c := example(tc.role)
+			c.Sessions[0].TTLSecurity = strings.HasPrefix(tc.file, "bird")
+			got, err := tc.render(c)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -91,6 +92,14 @@ func TestExamples(t *testing.T) {
 
 func checkBIRD(path string) *exec.Cmd { return exec.Command("bird", "-p", "-c", path) }
 func checkFRR(path string) *exec.Cmd  { return exec.Command("vtysh", "-C", "-f", path) }
+
+func TestFRRHasNoTTLSecurity(t *testing.T) {
+	c := example(Outside)
+	c.Sessions[1].TTLSecurity = true
+	if _, err := RenderFRR(c); err == nil || !strings.Contains(err.Error(), "sessions[1].ttl_security") {
+		t.Errorf("error %v", err)
+	}
+}
 
 func TestValidate(t *testing.T) {
 	for name, tc := range map[string]struct {

@@ -1,0 +1,272 @@
+package bgp
+
+import (
+	"log/slog"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/osrg/gobgp/v4/api"
+	"github.com/osrg/gobgp/v4/pkg/apiutil"
+	gobgp "github.com/osrg/gobgp/v4/pkg/packet/bgp"
+)
+
+// bfdReset is how GoBGP reports a session it closed because BFD went down. The
+// speaker resets no session otherwise.
+var bfdReset = "notification-sent " +
+	gobgp.NewNotificationErrorCode(gobgp.BGP_ERROR_CEASE, gobgp.BGP_ERROR_SUB_ADMINISTRATIVE_RESET).String()
+
+// bfdCease is how a router says the same (RFC 9384); GoBGP has no name for it.
+const bfdCease = "notification-received code 6(cease) subcode 10("
+
+// observer keeps what the routers told us: sessions and liveness routes.
+type observer struct {
+	names map[netip.Addr]string
+	diag  *diagnosis
+	log   *slog.Logger
+	emit  func([]Event)
+
+	mu    sync.Mutex
+	own   map[netip.Prefix]bool
+	live  map[netip.Prefix]map[netip.Addr]*Sighting
+	peers map[netip.Addr]*session
+}
+
+// session is the history of one peering.
+type session struct {
+	state   gobgp.FSMState
+	up      bool
+	since   time.Time // of up or of the last loss
+	flaps   uint64
+	reason  string // of the last loss
+	lost    bool   // went down and was not rebuilt yet
+	pfxOver bool   // closed by the prefix limit
+	local   uint32 // ports of the current connection
+	remote  uint32
+}
+
+func newObserver(peers []Peer, diag *diagnosis, log *slog.Logger, emit func([]Event)) *observer {
+	o := &observer{
+		diag: diag, log: log, emit: emit,
+		names: map[netip.Addr]string{},
+		own:   map[netip.Prefix]bool{},
+		live:  map[netip.Prefix]map[netip.Addr]*Sighting{},
+		peers: map[netip.Addr]*session{},
+	}
+	for _, p := range peers {
+		o.names[p.Address] = p.Name
+		o.peers[p.Address] = &session{state: gobgp.BGP_FSM_IDLE}
+	}
+	return o
+}
+
+// setOwn names our own liveness routes, which routers may tell us back.
+func (o *observer) setOwn(ps []netip.Prefix) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.own = map[netip.Prefix]bool{}
+	for _, p := range ps {
+		o.own[p] = true
+		delete(o.live, p)
+	}
+}
+
+// onPaths is GoBGP's callback for routes past the import policy. A route the
+// policy refused arrives as a withdrawal. GoBGP withdraws the routes of a lost
+// session by cloning them, attributes included; a withdrawal from the wire has
+// none. That tells one from the other.
+func (o *observer) onPaths(paths []*apiutil.Path, _ time.Time) {
+	now := time.Now()
+	var evs []Event
+	o.mu.Lock()
+	for _, p := range paths {
+		n, ok := p.Nlri.(*gobgp.IPAddrPrefix)
+		if !ok || o.peers[p.PeerAddress] == nil {
+			continue
+		}
+		evs = append(evs, o.sight(p.PeerAddress, n.Prefix, p.Withdrawal, len(p.Attrs) == 0, now)...)
+	}
+	o.mu.Unlock()
+	o.report(evs)
+}
+
+// sight takes in one path of a router and returns what follows from it.
+func (o *observer) sight(peer netip.Addr, p netip.Prefix, gone, fromWire bool, now time.Time) []Event {
+	if o.own[p] {
+		return nil
+	}
+	via := o.live[p]
+	if !gone {
+		first := !anyPresent(via)
+		if first {
+			via = map[netip.Addr]*Sighting{}
+			o.live[p] = via
+		}
+		if s := via[peer]; s == nil || !s.Gone.IsZero() {
+			via[peer] = &Sighting{Peer: o.names[peer], Since: now}
+		}
+		if first {
+			return []Event{{Kind: LivenessUp, At: now, Prefix: p, Via: sightings(via)}}
+		}
+		return nil
+	}
+	s := via[peer]
+	if s == nil || !s.Gone.IsZero() {
+		return nil
+	}
+	s.Gone, s.Withdrawn = now, fromWire
+	if anyPresent(via) {
+		return nil
+	}
+	delete(o.live, p)
+	return []Event{{Kind: LivenessDown, At: now, Prefix: p, Via: sightings(via), Withdrawn: fromWire}}
+}
+
+func anyPresent(via map[netip.Addr]*Sighting) bool {
+	for _, s := range via {
+		if s.Gone.IsZero() {
+			return true
+		}
+	}
+	return false
+}
+
+func sightings(via map[netip.Addr]*Sighting) []Sighting {
+	out := make([]Sighting, 0, len(via))
+	for _, a := range slices.SortedFunc(maps.Keys(via), netip.Addr.Compare) {
+		out = append(out, *via[a])
+	}
+	return out
+}
+
+// onPeer is GoBGP's callback for session states.
+func (o *observer) onPeer(ev *apiutil.WatchEventMessage_PeerEvent, _ time.Time) {
+	if ev.Type != apiutil.PEER_EVENT_STATE {
+		return
+	}
+	now := time.Now()
+	addr, st := ev.Peer.State.NeighborAddress, ev.Peer.State
+	o.mu.Lock()
+	s := o.peers[addr]
+	if s == nil {
+		o.mu.Unlock()
+		return
+	}
+	s.state = st.SessionState
+	s.pfxOver = s.pfxOver || st.AdminState == api.PeerState_ADMIN_STATE_PFX_CT
+	var evs []Event
+	switch {
+	case st.SessionState == gobgp.BGP_FSM_ESTABLISHED && !s.up:
+		s.up, s.since = true, now
+		s.local, s.remote = ev.Peer.Transport.LocalPort, ev.Peer.Transport.RemotePort
+		o.diag.set(addr, "")
+		evs = append(evs, Event{Kind: PeerUp, At: now, Peer: o.names[addr]})
+	case st.SessionState != gobgp.BGP_FSM_ESTABLISHED && s.up:
+		s.up, s.since, s.reason = false, now, reasonOf(st)
+		s.flaps++
+		s.lost = true
+		evs = append(evs, Event{Kind: PeerDown, At: now, Peer: o.names[addr], Reason: s.reason})
+	case st.SessionState == gobgp.BGP_FSM_IDLE:
+		if text := refusal(st); text != "" {
+			o.diag.set(addr, text)
+		}
+	}
+	o.mu.Unlock()
+	o.report(evs)
+}
+
+// reasonOf says why an established session ended.
+func reasonOf(st apiutil.PeerState) string {
+	switch {
+	case st.AdminState == api.PeerState_ADMIN_STATE_PFX_CT:
+		return "the router sent more than max_prefixes"
+	case st.DisconnectMessage == bfdReset:
+		return "bfd down"
+	case strings.HasPrefix(st.DisconnectMessage, bfdCease):
+		return "bfd down, says the router"
+	case st.DisconnectMessage == "":
+		return "unknown"
+	}
+	return st.DisconnectMessage
+}
+
+// refusal explains a handshake that failed, where the state change tells.
+func refusal(st apiutil.PeerState) string {
+	switch st.DisconnectReason {
+	case api.PeerState_DISCONNECT_REASON_BAD_PEER_AS:
+		return "we refused the router: bad peer AS: its AS number is not the configured one"
+	case api.PeerState_DISCONNECT_REASON_INVALID_MSG:
+		return "the router ended the handshake: check our AS number, address and hold time in its configuration"
+	case api.PeerState_DISCONNECT_REASON_HOLD_TIMER_EXPIRED:
+		return "the router did not answer during the handshake"
+	}
+	return ""
+}
+
+// report logs one line per change and hands the events on.
+func (o *observer) report(evs []Event) {
+	for _, ev := range evs {
+		switch ev.Kind {
+		case PeerUp:
+			o.log.Info("bgp session up", "peer", ev.Peer)
+		case PeerDown:
+			o.log.Warn("bgp session down", "peer", ev.Peer, "reason", ev.Reason)
+		case LivenessUp:
+			o.log.Info("liveness route appeared", "prefix", ev.Prefix, "peer", ev.Via[0].Peer)
+		case LivenessDown:
+			reason := "our sessions were lost"
+			if ev.Withdrawn {
+				reason = "withdrawn"
+			}
+			o.log.Warn("liveness route vanished", "prefix", ev.Prefix, "reason", reason)
+		}
+	}
+	o.emit(evs)
+}
+
+// liveness returns the routes present and who tells of them.
+func (o *observer) liveness() map[netip.Prefix][]Sighting {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	m := make(map[netip.Prefix][]Sighting, len(o.live))
+	for p, via := range o.live {
+		m[p] = sightings(via)
+	}
+	return m
+}
+
+// bfdDown takes note of a BFD session that went down. With BGP up the loss of
+// the session follows and is what counts.
+func (o *observer) bfdDown(a netip.Addr) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if s := o.peers[a]; s != nil && !s.up {
+		s.lost = true
+	}
+}
+
+// takeLost reports, once per loss, that the session with a is to be rebuilt: at
+// once if it has BFD, after a while if the prefix limit closed it.
+func (o *observer) takeLost(a netip.Addr, bfd bool, now time.Time) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	s := o.peers[a]
+	if !s.lost || s.pfxOver && now.Sub(s.since) < reopenAfter || !s.pfxOver && !bfd {
+		return false
+	}
+	s.lost, s.pfxOver = false, false
+	return true
+}
+
+// get returns a copy of the history of the session with a.
+func (o *observer) get(a netip.Addr) session {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if s := o.peers[a]; s != nil {
+		return *s
+	}
+	return session{}
+}
