@@ -178,18 +178,18 @@ func (h *Host) Set(ctx context.Context, d Desired) error {
 		}
 	}
 	errs = append(errs, h.syncInner(d))
-	for n := range local {
-		if err := h.awaitSlot(ctx, n); err != nil && !errors.Is(err, ErrNoSlot) {
+	for _, s := range local {
+		if err := h.awaitSlot(ctx, s); err != nil && !errors.Is(err, ErrNoSlot) {
 			errs = append(errs, err)
 		}
 	}
 	return errors.Join(errs...)
 }
 
-// awaitSlot waits until both ends of a slot's veth transmit.
-func (h *Host) awaitSlot(ctx context.Context, n sa.Slot) error {
+// awaitSlot waits until a slot carries packets.
+func (h *Host) awaitSlot(ctx context.Context, d Slot) error {
 	h.mu.RLock()
-	s, ok := h.slots[n]
+	s, ok := h.slots[d.Number]
 	h.mu.RUnlock()
 	if !ok {
 		return ErrNoSlot
@@ -198,8 +198,13 @@ func (h *Host) awaitSlot(ctx context.Context, n sa.Slot) error {
 	if err == nil {
 		err = awaitRunning(ctx, h.nl, s.hostIndex)
 	}
+	for _, v := range d.VIPs {
+		if err == nil {
+			err = awaitLocal(ctx, s.nl, v)
+		}
+	}
 	if err != nil {
-		return fmt.Errorf("set up slot %d: %w", n, err)
+		return fmt.Errorf("set up slot %d: %w", d.Number, err)
 	}
 	return nil
 }

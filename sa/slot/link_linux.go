@@ -110,26 +110,50 @@ func (h *Host) ensureUp(nlh *netlink.Handle, index int, peer net.HardwareAddr, n
 	return nil
 }
 
-// runningWait bounds the wait for a veth to run: the kernel batches changes of
-// carrier, once a second at worst.
-const runningWait = 10 * time.Second
+// readyWait bounds the wait for what the kernel does in its own time: it
+// batches changes of carrier, once a second at worst, and adds the local route
+// of an IPv6 address from a work queue.
+const readyWait = 10 * time.Second
 
 // awaitRunning waits until a device that is up also transmits. Until then the
 // kernel drops what it is given.
 func awaitRunning(ctx context.Context, nlh *netlink.Handle, index int) error {
-	ctx, cancel := context.WithTimeout(ctx, runningWait)
+	err := poll(ctx, func() (bool, error) {
+		link, err := nlh.LinkByIndex(index)
+		return err == nil && link.Attrs().Flags&net.FlagRunning != 0, err
+	})
+	if err != nil {
+		return fmt.Errorf("wait for carrier of device %d: %w", index, err)
+	}
+	return nil
+}
+
+// awaitLocal waits until packets to an address of the namespace are delivered.
+// Until then they are forwarded, back to where they came from.
+func awaitLocal(ctx context.Context, nlh *netlink.Handle, a netip.Addr) error {
+	err := poll(ctx, func() (bool, error) {
+		rs, err := nlh.RouteGet(a.AsSlice())
+		if errors.Is(err, unix.ENETUNREACH) || errors.Is(err, unix.EHOSTUNREACH) {
+			return false, nil
+		}
+		return len(rs) == 1 && rs[0].Type == unix.RTN_LOCAL, err
+	})
+	if err != nil {
+		return fmt.Errorf("wait for local route of %s: %w", a, err)
+	}
+	return nil
+}
+
+func poll(ctx context.Context, ready func() (bool, error)) error {
+	ctx, cancel := context.WithTimeout(ctx, readyWait)
 	defer cancel()
 	for {
-		link, err := nlh.LinkByIndex(index)
-		if err != nil {
-			return fmt.Errorf("look up device %d: %w", index, err)
-		}
-		if link.Attrs().Flags&net.FlagRunning != 0 {
-			return nil
+		if ok, err := ready(); ok || err != nil {
+			return err
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("wait for carrier of %s: %w", link.Attrs().Name, ctx.Err())
+			return ctx.Err()
 		case <-time.After(2 * time.Millisecond):
 		}
 	}

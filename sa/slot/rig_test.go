@@ -152,14 +152,22 @@ func must(t testing.TB, err error) {
 	}
 }
 
-// addAddr gives lo of ns an address.
+// addAddr gives lo of ns addresses.
 func addAddr(t testing.TB, ns *os.File, addrs ...netip.Addr) {
 	t.Helper()
 	in(t, ns, func() error {
-		lo, err := netlink.LinkByName("lo")
+		nlh, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+		if err != nil {
+			return err
+		}
+		defer nlh.Close()
+		lo, err := nlh.LinkByName("lo")
 		for _, a := range addrs {
 			if err == nil {
-				err = netlink.AddrAdd(lo, &netlink.Addr{IPNet: ipNet(netip.PrefixFrom(a, a.BitLen())), Flags: unix.IFA_F_NODAD})
+				err = nlh.AddrAdd(lo, &netlink.Addr{IPNet: ipNet(netip.PrefixFrom(a, a.BitLen())), Flags: unix.IFA_F_NODAD})
+			}
+			if err == nil {
+				err = awaitLocal(t.Context(), nlh, a)
 			}
 		}
 		return err
