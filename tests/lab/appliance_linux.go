@@ -39,6 +39,10 @@ func (a *Appliance) dir() string    { return filepath.Join(a.lab.dir, a.Name) }
 func (a *Appliance) runDir() string { return filepath.Join(a.dir(), "run") }
 func (a *Appliance) bpfDir() string { return filepath.Join("/sys/fs/bpf", a.lab.nodeName(a.Name)) }
 
+// slotPrefix follows the lab's id in the names of the appliance's slot namespaces:
+// no more than 10 characters are allowed in all.
+func (a *Appliance) slotPrefix() string { return fmt.Sprintf("a%ds", a.N) }
+
 // Netns is the appliance's host namespace.
 func (a *Appliance) Netns() *Netns { return a.ns }
 
@@ -181,7 +185,7 @@ func (a *Appliance) WaitShadowed(ctx context.Context) error {
 
 // SlotNamespaces are the names of the slot namespaces on the machine.
 func (a *Appliance) SlotNamespaces() ([]string, error) {
-	return a.lab.namespaces(a.Name + "-s")
+	return a.lab.namespaces(a.slotPrefix())
 }
 
 // kill ends every process of the appliance.
@@ -217,7 +221,7 @@ func (a *Appliance) wipe() error {
 	for _, dev := range []string{devUplink1, devUplink2, devInside} {
 		errs = append(errs, a.ns.clearFilters(dev))
 	}
-	errs = append(errs, os.RemoveAll(a.bpfDir()), os.RemoveAll(a.runDir()), a.ns.reset([]string{"lo", devUplink1, devUplink2, devInside}), a.routes())
+	errs = append(errs, a.ns.flushXFRM(), os.RemoveAll(a.bpfDir()), os.RemoveAll(a.runDir()), a.ns.reset([]string{"lo", devUplink1, devUplink2, devInside}), a.routes())
 	return errors.Join(errs...)
 }
 

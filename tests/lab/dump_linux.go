@@ -5,10 +5,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"sort"
+	"slices"
+	"strings"
 	"time"
 
 	"google.golang.org/protobuf/encoding/protojson"
@@ -28,7 +30,7 @@ func (l *Lab) Dump(ctx context.Context) error {
 	names, err := l.namespaces("")
 	errs := []error{err}
 	for _, n := range names {
-		errs = append(errs, os.WriteFile(filepath.Join(dir, n[len(l.id)+1:]+".txt"), dumpNetns(ctx, n), 0o644))
+		errs = append(errs, os.WriteFile(filepath.Join(dir, strings.TrimPrefix(n[len(l.id):], "-")+".txt"), dumpNetns(ctx, n), 0o644))
 	}
 	for _, b := range l.routers {
 		var text bytes.Buffer
@@ -82,6 +84,15 @@ func errText(err error) string {
 	return "cannot read: " + err.Error() + "\n"
 }
 
+// ipBatch shows SAs without their keys.
+const ipBatch = `addr
+route show table all
+rule
+neigh
+xfrm state list nokeys
+xfrm policy
+`
+
 // dumpNetns runs the tools that a person would, one thread inside the namespace.
 func dumpNetns(ctx context.Context, name string) []byte {
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
@@ -94,12 +105,15 @@ func dumpNetns(ctx context.Context, name string) []byte {
 	defer h.Close()
 	ns := &Netns{Name: name, h: h}
 	err = ns.Do(func() error {
-		for _, argv := range [][]string{
-			{"ip", "-s", "addr"}, {"ip", "route", "show", "table", "all"}, {"ip", "-6", "route"}, {"ip", "rule"}, {"ip", "neigh"},
-			{"ip", "-s", "xfrm", "state", "list", "nokeys"}, {"ip", "-s", "xfrm", "policy"}, {"tc", "-s", "qdisc"},
-		} {
-			out, err := exec.CommandContext(ctx, argv[0], argv[1:]...).CombinedOutput()
-			fmt.Fprintf(&b, "# %v\n%s%s\n", argv, out, errText(err))
+		// One process for all of ip: they are slow to start in user-mode Linux.
+		for _, x := range []struct {
+			argv  []string
+			stdin string
+		}{{[]string{"ip", "-force", "-s", "-batch", "-"}, ipBatch}, {[]string{"tc", "-s", "qdisc"}, ""}} {
+			cmd := exec.CommandContext(ctx, x.argv[0], x.argv[1:]...)
+			cmd.Stdin = strings.NewReader(x.stdin)
+			out, err := cmd.CombinedOutput()
+			fmt.Fprintf(&b, "# %v\n%s%s\n", x.argv, out, errText(err))
 		}
 		// /proc/net is that of the process; the thread's own is under its task.
 		for _, f := range []string{"xfrm_stat", "snmp", "udp"} {
@@ -133,16 +147,5 @@ func (n *Netns) XFRMErrors() (map[string]uint64, error) {
 	return out, err
 }
 
-// counterText renders counters in order of their names.
-func counterText(m map[string]uint64) string {
-	var keys []string
-	for k := range m {
-		keys = append(keys, k)
-	}
-	sort.Strings(keys)
-	var b bytes.Buffer
-	for _, k := range keys {
-		fmt.Fprintf(&b, "%s=%d ", k, m[k])
-	}
-	return b.String()
-}
+// sortedKeys makes maps print in one order.
+func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }

@@ -142,7 +142,7 @@ func (a *Appliance) newConfig() *config.Config {
 	l, f := a.lab, a.lab.fleet
 	c := &config.Config{
 		Node: a.Name, RunDir: a.runDir(), StateDir: filepath.Join(a.dir(), "state"), BPFDir: a.bpfDir(),
-		NetnsPrefix: l.nodeName(a.Name) + "-s", SwanctlDir: filepath.Join(f.dir, "swanctl"),
+		NetnsPrefix: l.id + a.slotPrefix(), SwanctlDir: filepath.Join(f.dir, "swanctl"),
 		Log: config.Log{Format: "text"}, Shadowing: !l.opt.NoShadowing,
 		PKI:          config.PKI{CA: filepath.Join(f.dir, pki.CACertFile), Cert: filepath.Join(f.dir, a.Name+".crt"), Key: filepath.Join(f.dir, a.Name+".key")},
 		FleetKeyFile: filepath.Join(f.dir, pki.FleetKeyFile),

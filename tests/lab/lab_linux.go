@@ -3,7 +3,6 @@ package lab
 import (
 	"context"
 	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
@@ -46,11 +45,11 @@ func New(ctx context.Context, o Options) (l *Lab, err error) {
 	if o, err = o.withDefaults(); err != nil {
 		return nil, err
 	}
-	var b [3]byte
-	if _, err := rand.Read(b[:]); err != nil {
-		return nil, fmt.Errorf("name lab: %w", err)
+	id, err := newID()
+	if err != nil {
+		return nil, err
 	}
-	l = &Lab{opt: o, id: "lab" + hex.EncodeToString(b[:]), nodes: map[string]*Netns{}, links: map[linkKey]*Link{}, starter: newStarter()}
+	l = &Lab{opt: o, id: id, nodes: map[string]*Netns{}, links: map[linkKey]*Link{}, starter: newStarter()}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, l.Close())
@@ -121,9 +120,25 @@ func (l *Lab) onClose(f func() error) {
 	l.closers = append(l.closers, f)
 }
 
-// namespaces returns the names of this lab's namespaces that start with node.
-func (l *Lab) namespaces(node string) ([]string, error) {
-	names, err := filepath.Glob(filepath.Join(netnsDir, l.nodeName(node)+"*"))
+// newID draws a name that no namespace on this machine starts with.
+func newID() (string, error) {
+	for range 100 {
+		id := "l" + strings.ToLower(rand.Text()[:4])
+		taken, err := filepath.Glob(filepath.Join(netnsDir, id+"*"))
+		if err != nil {
+			return "", fmt.Errorf("name lab: %w", err)
+		}
+		if len(taken) == 0 {
+			return id, nil
+		}
+	}
+	return "", errors.New("name lab: every name is taken")
+}
+
+// namespaces returns the names of this lab's namespaces that start with prefix
+// after the lab's id.
+func (l *Lab) namespaces(prefix string) ([]string, error) {
+	names, err := filepath.Glob(filepath.Join(netnsDir, l.id+prefix+"*"))
 	if err != nil {
 		return nil, fmt.Errorf("list namespaces: %w", err)
 	}

@@ -306,7 +306,7 @@ func TestPowerCutLeavesNothing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	slot, err := newNetns(l.nodeName("ams-s1"))
+	slot, err := newNetns(l.id + a.slotPrefix() + "1")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -193,6 +193,23 @@ func (n *Netns) reset(keep []string) error {
 	return nil
 }
 
+// flushXFRM removes every SA and policy; a kernel without XFRM has none.
+func (n *Netns) flushXFRM() error {
+	h, err := netlink.NewHandleAt(n.h, unix.NETLINK_XFRM)
+	if errors.Is(err, unix.EPROTONOSUPPORT) {
+		return nil
+	}
+	if err == nil {
+		defer h.Close()
+		err = errors.Join(h.XfrmStateFlush(0), h.XfrmPolicyFlush())
+	}
+	// ESRCH: there was none.
+	if err != nil && !errors.Is(err, unix.ESRCH) {
+		return fmt.Errorf("flush SAs in %s: %w", n.Name, err)
+	}
+	return nil
+}
+
 // clearFilters removes the clsact qdisc of dev with all filters.
 func (n *Netns) clearFilters(dev string) error {
 	l, err := n.link(dev)
