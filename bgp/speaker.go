@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"net"
 	"net/netip"
 	"sync"
@@ -405,4 +404,4 @@ func (s *Speaker) Announcements() []Announcement {
 
 // Liveness returns the liveness routes of other appliances seen now and the
 // routers that tell of each; a Sighting with Gone set is one that used to.
-func (s *Speaker) Liveness() map[netip.Prefix][]Sighting { return maps.Clone(s.obs.liveness()) }
+func (s *Speaker) Liveness() map[netip.Prefix][]Sighting { return s.obs.liveness() }
