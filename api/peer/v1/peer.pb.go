@@ -633,7 +633,8 @@ type Sample struct {
 	OutSeq        uint64                 `protobuf:"varint,3,opt,name=out_seq,json=outSeq,proto3" json:"out_seq,omitempty"` // 64 bit
 	InSeq         uint64                 `protobuf:"varint,4,opt,name=in_seq,json=inSeq,proto3" json:"in_seq,omitempty"`    // 64 bit
 	Window        uint32                 `protobuf:"varint,5,opt,name=window,proto3" json:"window,omitempty"`               // packets
-	Bitmap        []uint32               `protobuf:"fixed32,6,rep,packed,name=bitmap,proto3" json:"bitmap,omitempty"`       // as in struct xfrm_replay_state_esn
+	Bitmap        []uint32               `protobuf:"fixed32,6,rep,packed,name=bitmap,proto3" json:"bitmap,omitempty"`
+	EsnVal        bool                   `protobuf:"varint,7,opt,name=esn_val,json=esnVal,proto3" json:"esn_val,omitempty"` // bitmap as in XFRMA_REPLAY_ESN_VAL, else as in XFRMA_REPLAY_VAL
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -708,6 +709,13 @@ func (x *Sample) GetBitmap() []uint32 {
 		return x.Bitmap
 	}
 	return nil
+}
+
+func (x *Sample) GetEsnVal() bool {
+	if x != nil {
+		return x.EsnVal
+	}
+	return false
 }
 
 type ReplayBatch struct {
@@ -1488,14 +1496,15 @@ const file_peer_proto_rawDesc = "" +
 	"\x03doc\x18\x05 \x01(\fR\x03doc\"S\n" +
 	"\aChanges\x124\n" +
 	"\achanges\x18\x01 \x03(\v2\x1a.shadowcast.peer.v1.ChangeR\achanges\x12\x12\n" +
-	"\x04upto\x18\x02 \x01(\x04R\x04upto\"\x8c\x01\n" +
+	"\x04upto\x18\x02 \x01(\x04R\x04upto\"\xa5\x01\n" +
 	"\x06Sample\x12\x10\n" +
 	"\x03spi\x18\x01 \x01(\aR\x03spi\x12\x10\n" +
 	"\x03dst\x18\x02 \x01(\fR\x03dst\x12\x17\n" +
 	"\aout_seq\x18\x03 \x01(\x04R\x06outSeq\x12\x15\n" +
 	"\x06in_seq\x18\x04 \x01(\x04R\x05inSeq\x12\x16\n" +
 	"\x06window\x18\x05 \x01(\rR\x06window\x12\x16\n" +
-	"\x06bitmap\x18\x06 \x03(\aR\x06bitmap\"t\n" +
+	"\x06bitmap\x18\x06 \x03(\aR\x06bitmap\x12\x17\n" +
+	"\aesn_val\x18\a \x01(\bR\x06esnVal\"t\n" +
 	"\vReplayBatch\x12\x10\n" +
 	"\x03seq\x18\x01 \x01(\x04R\x03seq\x12\x1d\n" +
 	"\n" +
