@@ -5,55 +5,25 @@ import (
 	"time"
 )
 
-// account is one direction of a stream: when each packet was sent and first
-// received, in nanoseconds since the stream began, by sequence number.
-//
-// The sender alone calls send, the receiver alone receive; they and report must
-// not overlap (Stream holds a lock).
+// account is one direction of a stream: when each packet was sent, in nanoseconds
+// since the stream began, and what became of it, both by sequence number.
 type account struct {
-	sent     []int64
-	got      []int64 // 0: not yet
-	dups     []event // receipts of what had been received
-	reorders []event // first receipts behind a higher number
-	high     int     // highest number received, -1 for none
-	received int     // different packets
-	unknown  int     // numbers that were never sent
+	sent []int64
+	got  []receipt // at least as many as sent
 }
 
-type event struct {
-	at  int64
-	seq int
+// receipt is what the receiver knows of one packet. Its layout is that of the
+// kernel's map (see receiver_linux.go).
+type receipt struct {
+	At        int64  // first receipt, nanoseconds; 0: none
+	Dups      uint32 // further receipts
+	Reordered uint32 // 1: came behind a packet with a higher number
 }
 
-func newAccount(n int) *account {
-	return &account{sent: make([]int64, 0, n), got: make([]int64, 0, n), high: -1}
-}
-
-// send records that the next packet leaves at t and returns its number.
-func (a *account) send(t int64) int {
-	a.sent = append(a.sent, t)
-	a.got = append(a.got, 0)
-	return len(a.sent) - 1
-}
-
-// receive records the receipt of packet seq at t. A receipt at 0 counts as 1 ns.
-func (a *account) receive(seq uint64, t int64) {
-	if seq >= uint64(len(a.sent)) {
-		a.unknown++
-		return
-	}
-	i := int(seq)
-	if a.got[i] != 0 {
-		a.dups = append(a.dups, event{t, i})
-		return
-	}
-	a.got[i] = max(t, 1)
-	a.received++
-	if i < a.high {
-		a.reorders = append(a.reorders, event{t, i})
-	} else {
-		a.high = i
-	}
+// complete reports whether the last packet arrived.
+func (a *account) complete() bool {
+	n := len(a.sent)
+	return n == 0 || a.got[n-1].At != 0
 }
 
 // LostPacket is a packet that never arrived.
@@ -84,43 +54,34 @@ func (d Direction) String() string {
 // over the receipts of these packets, in order of receipt.
 func (a *account) report(epoch time.Time, from, to int64) Direction {
 	var d Direction
-	in := func(i int) bool { return a.sent[i] >= from && a.sent[i] < to }
 	var last, delay int64
 	first := true
 	for i, s := range a.sent {
-		if !in(i) {
+		if s < from || s >= to {
 			continue
 		}
 		d.Sent++
 		g := a.got[i]
-		if g == 0 {
+		d.Duplicates += int(g.Dups)
+		d.Reordered += int(g.Reordered)
+		if g.At == 0 {
 			d.Lost++
 			d.LostList = append(d.LostList, LostPacket{i, epoch.Add(time.Duration(s))})
 			continue
 		}
 		d.Received++
-		delay += g - s
-		d.DelayMaxMS = max(d.DelayMaxMS, ms(g-s))
+		delay += g.At - s
+		d.DelayMaxMS = max(d.DelayMaxMS, ms(g.At-s))
 		// Behind a later packet: no gap of its own.
-		if !first && g > last {
-			d.MaxGapMS = max(d.MaxGapMS, ms(g-last))
+		if !first && g.At > last {
+			d.MaxGapMS = max(d.MaxGapMS, ms(g.At-last))
 		}
-		if first || g > last {
-			last, first = g, false
+		if first || g.At > last {
+			last, first = g.At, false
 		}
 	}
 	if d.Received > 0 {
 		d.DelayAvgMS = ms(delay / int64(d.Received))
-	}
-	for _, e := range a.dups {
-		if in(e.seq) {
-			d.Duplicates++
-		}
-	}
-	for _, e := range a.reorders {
-		if in(e.seq) {
-			d.Reordered++
-		}
 	}
 	return d
 }
@@ -130,7 +91,7 @@ func (a *account) report(epoch time.Time, from, to int64) Direction {
 func (a *account) outage(t int64) (d time.Duration, ok bool) {
 	best := int64(-1)
 	for i, s := range a.sent {
-		if g := a.got[i]; s >= t && g != 0 && (best < 0 || g < best) {
+		if g := a.got[i].At; s >= t && g != 0 && (best < 0 || g < best) {
 			best = g
 		}
 	}
@@ -162,7 +123,7 @@ func (a *account) timeline(from, to int64, width time.Duration) []Bucket {
 		}
 		k := &b[(s-from)/int64(width)]
 		k.Sent++
-		if a.got[i] != 0 {
+		if a.got[i].At != 0 {
 			k.Received++
 		}
 	}

@@ -2,6 +2,7 @@ package lab
 
 import (
 	"context"
+	"encoding/binary"
 	"fmt"
 	"net/netip"
 	"os"
@@ -293,9 +294,75 @@ func ikeFilterDrops(t *testing.T, l *Lab, c *Client) {
 	if err := f.Remove(); err != nil {
 		t.Error(err)
 	}
-	acc, err := capt.account()
-	if err != nil || len(acc.Messages) != 5 || acc.Messages[0].FromClient {
-		t.Errorf("captured %v, %v, want all 5", acc.Messages, err)
+	// The capture reads on its own goroutine.
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	if err := poll(ctx, 5*time.Millisecond, "5 captured messages", func() (bool, error) {
+		acc, err := capt.account()
+		return len(acc.Messages) == 5 && !acc.Messages[0].FromClient, err
+	}); err != nil {
+		acc, _ := capt.account()
+		t.Errorf("%v: %v", err, acc.Messages)
+	}
+}
+
+// The filter in the kernel against the model.
+func TestReceiver(t *testing.T) {
+	l := newLab(t, Options{Appliances: []string{"ams"}})
+	ns := l.Node("srv")
+	rx, err := listenUDP(ns, ServerAddr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer rx.Close()
+	tx, err := listenUDP(ns, ServerAddr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tx.Close()
+	const flow, capacity = 77, 10
+	epoch := time.Now()
+	r, err := newReceiver(rx, flow, capacity, epoch)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.close()
+	m := &model{}
+	for range capacity {
+		m.send(1)
+	}
+	packet := func(magic, flow uint32, seq uint64) []byte {
+		b := binary.BigEndian.AppendUint32(nil, magic)
+		b = binary.BigEndian.AppendUint32(b, flow)
+		return append(binary.BigEndian.AppendUint64(b, seq), make([]byte, 8)...)
+	}
+	for _, p := range [][]byte{packet(streamMagic, flow+1, 1), packet(1, flow, 2), []byte("short")} {
+		if _, err := tx.WriteToUDPAddrPort(p, addrPort(rx)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// Loopback delivers before the sender returns: the order is the program's.
+	for _, seq := range []uint64{0, 3, 1, 3, 3, 2, 9, 4, 10, 1 << 40} {
+		if _, err := tx.WriteToUDPAddrPort(packet(streamMagic, flow, seq), addrPort(rx)); err != nil {
+			t.Fatal(err)
+		}
+		m.receive(seq, 1)
+	}
+	got, err := r.read(capacity)
+	if err != nil {
+		t.Fatal(err)
+	}
+	end := int64(time.Since(epoch))
+	for i, g := range got {
+		if g.At < 0 || g.At > end || (g.At == 0) != (m.got[i].At == 0) || g.Dups != m.got[i].Dups || g.Reordered != m.got[i].Reordered {
+			t.Errorf("packet %d: %+v, want %+v", i, g, m.got[i])
+		}
+	}
+	if n, err := r.received(); err != nil || n != 6 {
+		t.Errorf("received %d, %v, want 6", n, err)
+	}
+	if m.unknown != 2 {
+		t.Errorf("model saw %d unknown, want 2", m.unknown)
 	}
 }
 

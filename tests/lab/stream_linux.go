@@ -8,9 +8,11 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
+	"golang.org/x/net/ipv4"
 	"golang.org/x/sys/unix"
 )
 
@@ -25,44 +27,54 @@ const (
 )
 
 // Stream is UDP traffic both ways between a client's inner address and the server,
-// each direction with packets of its own at its own pace.
+// each direction with packets of its own.
 type Stream struct {
 	epoch    time.Time
+	rate     Rate
 	cancel   context.CancelFunc
-	senders  sync.WaitGroup
-	readers  sync.WaitGroup
+	sender   sync.WaitGroup
 	client   *net.UDPConn
 	server   *net.UDPConn
 	up, down half
+
+	mu    sync.Mutex
+	lates []lateness // moments when the sender fell behind
 }
 
 // half is one direction.
 type half struct {
+	conn *ipv4.PacketConn // of the sender
+	to   *net.UDPAddr
+	rx   *receiver
+	msgs []ipv4.Message
+
 	mu     sync.Mutex
-	acc    *account
-	lates  []lateness // moments when the sender fell behind
-	failed int        // sends that the sender's own kernel refused
-	err    error      // last of these
+	sent   []int64
+	failed int   // sends that the sender's own kernel refused
+	err    error // last of these
 }
 
 // lateness is a sender that woke up late: the machine's own hiccup.
 type lateness struct{ at, by time.Duration }
 
-// maxBurst bounds what a sender that fell behind sends at once. The rest is skipped,
-// not sent: a flood would overflow queues that real traffic would not.
-const maxBurst = 20 * time.Millisecond
-
 // Rate is how a stream sends.
 type Rate struct {
 	PPS  int // packets per second each way; 500 if 0
 	Size int // UDP payload in bytes; 200 if 0
+	// Max ends the stream by itself; 10 minutes if 0. It bounds the memory.
+	Max time.Duration
 }
 
-// flow numbers streams, so that packets of an earlier one are not counted.
-var flow struct {
-	sync.Mutex
-	n uint32
-}
+// Pace of the sender. It wakes no more often than minTick and sends what is due in
+// one system call each way; past maxBurst the rest is skipped, not sent: a flood
+// would overflow queues that real traffic would not.
+const (
+	minTick  = 4 * time.Millisecond
+	maxBurst = 20 * time.Millisecond
+)
+
+// flows numbers streams, so that packets of an earlier one are not counted.
+var flows atomic.Uint32
 
 // StartStream sends between client c's inner address and the server until Stop.
 func (l *Lab) StartStream(c *Client, r Rate) (*Stream, error) {
@@ -73,39 +85,52 @@ func (l *Lab) StartStream(c *Client, r Rate) (*Stream, error) {
 	return l.startStream(c.ns, inner, l.nodes["srv"], ServerAddr, r)
 }
 
-func (l *Lab) startStream(cns *Netns, caddr netip.Addr, sns *Netns, saddr netip.Addr, r Rate) (*Stream, error) {
+func (l *Lab) startStream(cns *Netns, caddr netip.Addr, sns *Netns, saddr netip.Addr, r Rate) (s *Stream, err error) {
 	if r.PPS == 0 {
 		r.PPS = 500
 	}
 	if r.Size == 0 {
 		r.Size = 200
 	}
+	if r.Max == 0 {
+		r.Max = 10 * time.Minute
+	}
 	if r.Size < streamHeader || r.Size > streamMaxSize {
 		return nil, fmt.Errorf("start stream: packet size %d is not within %d..%d", r.Size, streamHeader, streamMaxSize)
 	}
-	client, err := listenUDP(cns, caddr)
-	if err != nil {
-		return nil, err
+	s = &Stream{epoch: time.Now(), rate: r, cancel: func() {}}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.close(), s.free())
+		}
+	}()
+	if s.client, err = listenUDP(cns, caddr); err != nil {
+		return s, err
 	}
-	server, err := listenUDP(sns, saddr)
-	if err != nil {
-		client.Close()
-		return nil, err
+	if s.server, err = listenUDP(sns, saddr); err != nil {
+		return s, err
 	}
-	flow.Lock()
-	flow.n++
-	id := flow.n
-	flow.Unlock()
-	ctx, cancel := context.WithCancel(context.Background())
-	s := &Stream{epoch: time.Now(), cancel: cancel, client: client, server: server}
-	n := r.PPS * 60
-	s.up.acc, s.down.acc = newAccount(n), newAccount(n)
-	cAddr, sAddr := addrPort(client), addrPort(server)
-	s.readers.Go(func() { s.receive(server, &s.up, id) })
-	s.readers.Go(func() { s.receive(client, &s.down, id) })
-	s.senders.Go(func() { s.send(ctx, client, sAddr, &s.up, id, r) })
-	s.senders.Go(func() { s.send(ctx, server, cAddr, &s.down, id, r) })
-	l.onClose(s.close)
+	flow, capacity := flows.Add(1), int(float64(r.PPS)*r.Max.Seconds())
+	for _, x := range []struct {
+		h        *half
+		from, to *net.UDPConn
+	}{{&s.up, s.client, s.server}, {&s.down, s.server, s.client}} {
+		if x.h.rx, err = newReceiver(x.to, flow, capacity, s.epoch); err != nil {
+			return s, err
+		}
+		x.h.conn, x.h.to = ipv4.NewPacketConn(x.from), net.UDPAddrFromAddrPort(addrPort(x.to))
+		n := int(maxBurst.Seconds()*float64(r.PPS)) + 2
+		for range n {
+			b := make([]byte, r.Size)
+			binary.BigEndian.PutUint32(b, streamMagic)
+			binary.BigEndian.PutUint32(b[4:], flow)
+			x.h.msgs = append(x.h.msgs, ipv4.Message{Buffers: [][]byte{b}, Addr: x.h.to})
+		}
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), r.Max)
+	s.cancel = cancel
+	s.sender.Go(func() { s.send(ctx) })
+	l.onClose(func() error { return errors.Join(s.close(), s.free()) })
 	return s, nil
 }
 
@@ -123,7 +148,7 @@ func listenUDP(ns *Netns, a netip.Addr) (c *net.UDPConn, err error) {
 			})
 			return errors.Join(err, serr)
 		}}
-		p, err := lc.ListenPacket(context.Background(), "udp", netip.AddrPortFrom(a, 0).String())
+		p, err := lc.ListenPacket(context.Background(), "udp4", netip.AddrPortFrom(a, 0).String())
 		if err == nil {
 			c = p.(*net.UDPConn)
 		}
@@ -135,13 +160,11 @@ func listenUDP(ns *Netns, a netip.Addr) (c *net.UDPConn, err error) {
 	return c, nil
 }
 
-// send paces packets by the clock.
-func (s *Stream) send(ctx context.Context, c *net.UDPConn, to netip.AddrPort, h *half, id uint32, r Rate) {
-	b := make([]byte, r.Size)
-	binary.BigEndian.PutUint32(b, streamMagic)
-	binary.BigEndian.PutUint32(b[4:], id)
-	step := time.Second / time.Duration(r.PPS)
-	next := time.Since(s.epoch)
+// send paces both directions by the clock until ctx ends.
+func (s *Stream) send(ctx context.Context) {
+	step := time.Second / time.Duration(s.rate.PPS)
+	tick := max(step, minTick)
+	next := time.Since(s.epoch) // when the next packet is due
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -151,91 +174,110 @@ func (s *Stream) send(ctx context.Context, c *net.UDPConn, to netip.AddrPort, h 
 		case <-timer.C:
 		}
 		now := time.Since(s.epoch)
-		if by := now - next; by > maxBurst/4 {
-			h.mu.Lock()
-			h.lates = append(h.lates, lateness{now, by})
-			h.mu.Unlock()
+		// A tick late is rounding.
+		if by := now - next; by > tick+minTick {
+			s.mu.Lock()
+			s.lates = append(s.lates, lateness{now, by})
+			s.mu.Unlock()
 			next = max(next, now-maxBurst)
 		}
-		for ; next <= now; next += step {
-			h.mu.Lock()
-			t := int64(time.Since(s.epoch))
-			binary.BigEndian.PutUint64(b[8:], uint64(h.acc.send(t)))
-			binary.BigEndian.PutUint64(b[16:], uint64(t))
-			h.mu.Unlock()
-			if _, err := c.WriteToUDPAddrPort(b, to); err != nil {
-				h.mu.Lock()
-				h.failed++
-				h.err = err
-				h.mu.Unlock()
-			}
+		n := int((now-next)/step) + 1
+		if now < next {
+			n = 0
 		}
-		timer.Reset(next - time.Since(s.epoch))
+		s.up.send(s.epoch, n)
+		s.down.send(s.epoch, n)
+		next += time.Duration(n) * step
+		timer.Reset(max(next, now+tick) - time.Since(s.epoch))
 	}
 }
 
-// receive counts until the socket is closed.
-func (s *Stream) receive(c *net.UDPConn, h *half, id uint32) {
-	b := make([]byte, streamMaxSize+1)
-	for {
-		n, _, err := c.ReadFromUDPAddrPort(b)
-		if errors.Is(err, net.ErrClosed) {
-			return
+// send sends n packets.
+func (h *half) send(epoch time.Time, n int) {
+	n = min(n, len(h.msgs))
+	if n == 0 {
+		return
+	}
+	h.mu.Lock()
+	t := int64(time.Since(epoch))
+	for _, m := range h.msgs[:n] {
+		binary.BigEndian.PutUint64(m.Buffers[0][8:], uint64(len(h.sent)))
+		binary.BigEndian.PutUint64(m.Buffers[0][16:], uint64(t))
+		h.sent = append(h.sent, t)
+	}
+	h.mu.Unlock()
+	for msgs := h.msgs[:n]; len(msgs) > 0; {
+		k, err := h.conn.WriteBatch(msgs, 0)
+		if err != nil {
+			// The kernel refused the first of them: it is lost, the others may go.
+			h.mu.Lock()
+			h.failed, h.err = h.failed+1, err
+			h.mu.Unlock()
+			k = 1
 		}
-		// Anything else is an ICMP error about an earlier packet.
-		if err != nil || n < streamHeader || binary.BigEndian.Uint32(b) != streamMagic || binary.BigEndian.Uint32(b[4:]) != id {
-			continue
-		}
-		t := int64(time.Since(s.epoch))
-		h.mu.Lock()
-		h.acc.receive(binary.BigEndian.Uint64(b[8:]), t)
-		h.mu.Unlock()
+		msgs = msgs[max(k, 1):]
 	}
 }
 
 // StopSending ends sending; what is under way still counts.
 func (s *Stream) StopSending() {
 	s.cancel()
-	s.senders.Wait()
+	s.sender.Wait()
 }
 
-// Stop ends sending, waits until everything sent arrived, at most grace, and closes
-// the sockets. Reports remain available.
+// Stop ends sending, waits until the last packet of each direction arrived, at most
+// grace, and closes the sockets. Reports remain available until the lab is closed.
 func (s *Stream) Stop(grace time.Duration) error {
 	s.StopSending()
-	for end := time.Now().Add(grace); time.Now().Before(end) && !s.complete(); {
+	for end := time.Now().Add(grace); time.Now().Before(end); {
+		up, down := s.account(&s.up), s.account(&s.down)
+		if up.complete() && down.complete() {
+			break
+		}
 		time.Sleep(5 * time.Millisecond)
 	}
 	return s.close()
 }
 
-// complete reports whether the last packet of each direction arrived.
-func (s *Stream) complete() bool {
-	for _, h := range []*half{&s.up, &s.down} {
-		h.mu.Lock()
-		n := len(h.acc.got)
-		open := n > 0 && h.acc.got[n-1] == 0
-		h.mu.Unlock()
-		if open {
-			return false
-		}
-	}
-	return true
-}
-
 // close may be called twice.
 func (s *Stream) close() error {
 	s.StopSending()
-	err := errors.Join(ignoreClosed(s.client.Close()), ignoreClosed(s.server.Close()))
-	s.readers.Wait()
-	return err
+	var errs []error
+	for _, c := range []*net.UDPConn{s.client, s.server} {
+		if c != nil {
+			if err := c.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
+				errs = append(errs, err)
+			}
+		}
+	}
+	return errors.Join(errs...)
 }
 
-func ignoreClosed(err error) error {
-	if errors.Is(err, net.ErrClosed) {
-		return nil
+// free lets go of the receipts.
+func (s *Stream) free() error {
+	var errs []error
+	for _, h := range []*half{&s.up, &s.down} {
+		if h.rx != nil {
+			errs = append(errs, h.rx.close())
+		}
 	}
-	return err
+	return errors.Join(errs...)
+}
+
+// account takes a snapshot of one direction. What cannot be read counts as lost, and
+// as a failed send says so.
+func (s *Stream) account(h *half) account {
+	h.mu.Lock()
+	sent := h.sent[:len(h.sent):len(h.sent)]
+	h.mu.Unlock()
+	got, err := h.rx.read(len(sent))
+	if err != nil {
+		h.mu.Lock()
+		h.failed, h.err = h.failed+1, err
+		h.mu.Unlock()
+		got = make([]receipt, len(sent))
+	}
+	return account{sent, got}
 }
 
 // StreamReport is the account of a span of time, by time of sending.
@@ -246,7 +288,7 @@ type StreamReport struct {
 	Down    Direction `json:"down"` // server -> client
 	Refused int       `json:"refused"`
 	Error   string    `json:"error,omitempty"` // last refusal of a sender's kernel
-	LateMS  float64   `json:"late_ms"`         // how far a sender fell behind at most: the machine's own hiccup
+	LateMS  float64   `json:"late_ms"`         // how far the sender fell behind at most: the machine's own hiccup
 }
 
 func (r StreamReport) String() string {
@@ -261,8 +303,8 @@ func (r StreamReport) Sent() int { return r.Up.Sent + r.Down.Sent }
 
 // Report accounts for the packets sent in [from, to); the zero Time means the
 // beginning, or the end, of the stream. Packets still under way count as lost: call
-// it after Stop, or for a span that lies back far enough. Refused and Error cover the
-// whole stream.
+// it after Stop, or for a span that lies back far enough. Refused and Error cover
+// the whole stream.
 func (s *Stream) Report(from, to time.Time) StreamReport {
 	f, t := s.span(from, to)
 	r := StreamReport{From: s.epoch.Add(time.Duration(f)), To: s.epoch.Add(time.Duration(t))}
@@ -270,18 +312,21 @@ func (s *Stream) Report(from, to time.Time) StreamReport {
 		h *half
 		d *Direction
 	}{{&s.up, &r.Up}, {&s.down, &r.Down}} {
+		a := s.account(x.h)
+		*x.d = a.report(s.epoch, f, t)
 		x.h.mu.Lock()
-		*x.d = x.h.acc.report(s.epoch, f, t)
 		r.Refused += x.h.failed
 		if x.h.err != nil {
 			r.Error = x.h.err.Error()
 		}
-		for _, e := range x.h.lates {
-			if int64(e.at) >= f && int64(e.at) < t {
-				r.LateMS = max(r.LateMS, ms(int64(e.by)))
-			}
-		}
 		x.h.mu.Unlock()
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, e := range s.lates {
+		if int64(e.at) >= f && int64(e.at) < t {
+			r.LateMS = max(r.LateMS, ms(int64(e.by)))
+		}
 	}
 	return r
 }
@@ -301,9 +346,8 @@ func (s *Stream) span(from, to time.Time) (f, t int64) {
 // in each direction; negative where there was none.
 func (s *Stream) Outage(t time.Time) (up, down time.Duration) {
 	o := func(h *half) time.Duration {
-		h.mu.Lock()
-		defer h.mu.Unlock()
-		if d, ok := h.acc.outage(int64(t.Sub(s.epoch))); ok {
+		a := s.account(h)
+		if d, ok := a.outage(int64(t.Sub(s.epoch))); ok {
 			return d
 		}
 		return -1
@@ -315,22 +359,27 @@ func (s *Stream) Outage(t time.Time) (up, down time.Duration) {
 func (s *Stream) Timeline(from, to time.Time, width time.Duration) (up, down []Bucket) {
 	f, t := s.span(from, to)
 	l := func(h *half) []Bucket {
-		h.mu.Lock()
-		defer h.mu.Unlock()
-		return h.acc.timeline(f, t, width)
+		a := s.account(h)
+		return a.timeline(f, t, width)
 	}
 	return l(&s.up), l(&s.down)
 }
 
 // WaitReceived waits until n packets more than now arrived in each direction.
 func (s *Stream) WaitReceived(ctx context.Context, n int) error {
-	count := func(h *half) int {
-		h.mu.Lock()
-		defer h.mu.Unlock()
-		return h.acc.received
+	count := func() (up, down int, err error) {
+		up, err = s.up.rx.received()
+		if err == nil {
+			down, err = s.down.rx.received()
+		}
+		return up, down, err
 	}
-	up, down := count(&s.up)+n, count(&s.down)+n
-	return poll(ctx, 5*time.Millisecond, "packets", func() (bool, error) {
-		return count(&s.up) >= up && count(&s.down) >= down, nil
+	up, down, err := count()
+	if err != nil {
+		return err
+	}
+	return poll(ctx, 10*time.Millisecond, fmt.Sprintf("%d packets each way", n), func() (bool, error) {
+		u, d, err := count()
+		return u >= up+n && d >= down+n, err
 	})
 }
