@@ -13,14 +13,13 @@ import (
 
 // far is a shadow in the model: what it has applied, and messages on their way.
 type far struct {
-	c        *cursor
-	up       bool // connected
-	snapshot bool
-	docs     map[string]Hash
-	epochOK  bool // it may resume at seq
-	seq      uint64
-	flight   []func() uint64 // applies one message, returns what it acknowledges
-	acks     []uint64
+	c       *cursor
+	up      bool // connected
+	docs    map[string]Hash
+	epochOK bool // it may resume at seq
+	seq     uint64
+	flight  []func() uint64 // applies one message, returns what it acknowledges
+	acks    []uint64
 }
 
 // TestStateAgainstModel drives the state with changes, deliveries in order,
