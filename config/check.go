@@ -14,7 +14,7 @@ import (
 const (
 	maxRunDir      = 80 // + /slot4095/charon.vici stays below the 107 bytes of a unix socket path
 	maxInterface   = 15 // IFNAMSIZ - 1
-	maxNetnsPrefix = 10 // + v4095 stays a legal interface name
+	maxNetnsPrefix = 40 // + v4095 stays a legal interface name
 )
 
 var (

@@ -193,7 +193,7 @@ var wrongs = []wrong{
 	{"inside is an uplink", "inside: [eth1]", "inside: [eth0]"},
 	{"relative path", "node: ams\n", "node: ams\nrun_dir: run/shadowcast\n"},
 	{"run directory too deep", "node: ams\n", "node: ams\nrun_dir: /" + strings.Repeat("x", 90) + "\n"},
-	{"namespace prefix", "node: ams\n", "node: ams\nnetns_prefix: shadowcast-of-ams\n"},
+	{"namespace prefix", "node: ams\n", "node: ams\nnetns_prefix: shadowcast-of-ams-in-a-hall-with-far-too-many-racks\n"},
 	{"log level", "node: ams\n", "node: ams\nlog: {level: verbose}\n"},
 	{"log format", "node: ams\n", "node: ams\nlog: {format: xml}\n"},
 	{"metrics without port", "node: ams\n", "node: ams\nmetrics: {listen: 127.0.0.1}\n"},

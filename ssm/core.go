@@ -83,6 +83,7 @@ type heldTicket struct {
 type fenceState struct {
 	open     bool
 	deadline bool
+	told     time.Time // when the deadline was last moved
 }
 
 // New returns a core at the given time.
@@ -295,11 +296,11 @@ func (c *Core) keepOpen(s *slot) {
 	if c.cfg.Shadowing && (s.role != RoleOwner || c.hasReadyShadow(s)) {
 		until = c.cfg.DeadMan
 	}
-	if until == 0 && s.fence.open && !s.fence.deadline {
+	if s.fence.open && s.fence.deadline == (until > 0) && (until == 0 || c.now.Sub(s.fence.told) < c.cfg.DeadMan/5) {
 		return
 	}
 	a := ActFence{Slot: s.cfg.Slot, Open: true, Until: until, Refresh: s.fence.open}
-	s.fence = fenceState{open: true, deadline: until > 0}
+	s.fence = fenceState{open: true, deadline: until > 0, told: c.now}
 	c.emit(a)
 }
 

@@ -71,9 +71,9 @@ func run(args []string, out io.Writer) error {
 	if err := protectMemory(); err != nil {
 		return err
 	}
-	// The documents of many sessions live on the heap; a smaller one than the
-	// default growth keeps pauses short.
-	debug.SetGCPercent(80)
+	// Probes are garbage by the second on a small heap: collect it less often.
+	// With many sessions the limit of growth is the memory they take anyway.
+	debug.SetGCPercent(300)
 	a, err := node.New(cfg, version, log)
 	if err != nil {
 		return err

@@ -26,7 +26,7 @@ import (
 )
 
 // tickInterval drives the core's timers: half the shortest probe interval.
-const tickInterval = 20 * time.Millisecond
+const tickInterval = 25 * time.Millisecond
 
 // messageKind is the datagram kind of a core message, JSON in the payload.
 const messageKind peer.Kind = 1

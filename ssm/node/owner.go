@@ -244,6 +244,7 @@ func (r *slotRuntime) sample(ss ...xfrm.State) {
 		}
 		batch = append(batch, replica.Sample{Session: id, SPI: s.SPI, Dst: s.Dst, InSeq: s.Seq, Window: s.Window, Bitmap: s.Bitmap, ESNVal: s.ReplayAttr == xfrm.ReplayESNVal})
 	}
+	r.sampled = time.Now()
 	r.pub.Replay(batch)
 }
 
@@ -409,7 +410,7 @@ func (r *slotRuntime) awaitSAs(n int, patience time.Duration) error {
 // follows learns of address changes from charon, which the ha plugin does not
 // report (rule 6).
 func (r *slotRuntime) follows(ctx context.Context, v *charon.Vici) error {
-	err := v.Events(ctx, nil, func(e charon.Event) {
+	handle := func(e charon.Event) {
 		if e.Kind != charon.EventIKEUpdate {
 			return
 		}
@@ -421,12 +422,24 @@ func (r *slotRuntime) follows(ctx context.Context, v *charon.Vici) error {
 			r.output(out)
 			r.a.problem(r.n, "follow an address change", err)
 		})
-	})
-	if ctx.Err() == nil && err != nil {
-		r.a.problem(r.n, "follow charon's events", err)
 	}
-	return nil
+	for {
+		err := v.Events(ctx, nil, handle)
+		if ctx.Err() != nil {
+			return nil
+		}
+		// charon may be too busy to accept; its end is noticed elsewhere.
+		r.log.Debug("vici events interrupted", "err", err)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(viciRetry):
+		}
+	}
 }
+
+// viciRetry paces attempts to follow charon's events.
+const viciRetry = 200 * time.Millisecond
 
 // documents returns the sessions held here.
 func (r *slotRuntime) documents() []*session.Document {

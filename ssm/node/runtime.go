@@ -34,6 +34,10 @@ const (
 // tickEvery drives the ledger's timers and the audit of a twin.
 const tickEvery = 200 * time.Millisecond
 
+// sampleEvery is how often an owner confirms unchanged replay samples; active SAs
+// report by themselves every second.
+const sampleEvery = time.Second
+
 // slotRuntime keeps one slot running on this appliance. Only run's goroutine
 // touches the fields below queue.
 type slotRuntime struct {
@@ -57,6 +61,7 @@ type slotRuntime struct {
 	ledger  *session.Ledger
 	pub     *replica.Publisher
 	unpub   context.CancelFunc // ends pub
+	sampled time.Time          // when replay samples were last published
 	watched map[sa.SPI]bool
 
 	twin *twin
@@ -276,7 +281,13 @@ func (r *slotRuntime) onTick() {
 	case modeShadow:
 		r.twin.tick(time.Now())
 	case modeOwner:
-		r.output(r.ledger.Tick(time.Now()))
+		now := time.Now()
+		r.output(r.ledger.Tick(now))
+		if now.Sub(r.sampled) > sampleEvery {
+			// Nothing changed: the shadows' last samples are as good as new.
+			r.sampled = now
+			r.pub.Replay(nil)
+		}
 	}
 }
 

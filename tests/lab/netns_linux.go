@@ -251,27 +251,22 @@ func (n *Netns) sysctl(kv ...[2]string) error {
 }
 
 // connect lays a veth link between two namespaces, both ends up, with addresses.
-func connect(a *Netns, devA string, addrA netip.Prefix, b *Netns, devB string, addrB netip.Prefix) error {
+// index is the interface index at a; b's is small and so differs: the kernel reports
+// the loss of a carrier at once only where the two differ, else up to a second late.
+func connect(a *Netns, devA string, addrA netip.Prefix, b *Netns, devB string, addrB netip.Prefix, index int) error {
 	v := &netlink.Veth{
-		LinkAttrs: netlink.LinkAttrs{Name: devA, Namespace: netlink.NsFd(a.h), TxQLen: 1000},
+		LinkAttrs: netlink.LinkAttrs{Name: devA, Index: index, Namespace: netlink.NsFd(a.h), TxQLen: 1000},
 		PeerName:  devB, PeerNamespace: netlink.NsFd(b.h),
 	}
 	if err := netlink.LinkAdd(v); err != nil {
 		return fmt.Errorf("lay link %s/%s to %s/%s: %w", a.Name, devA, b.Name, devB, err)
 	}
-	for _, e := range []struct {
-		ns  *Netns
-		dev string
-		p   netip.Prefix
-	}{{a, devA, addrA}, {b, devB, addrB}} {
-		if err := e.ns.addAddr(e.dev, e.p); err != nil {
-			return err
-		}
-		if err := e.ns.setUp(e.dev, true); err != nil {
-			return err
-		}
+	// Addresses after both ends are up: a route made on a link without carrier is
+	// dead until the kernel gets round to reporting the carrier.
+	if err := errors.Join(a.setUp(devA, true), b.setUp(devB, true)); err != nil {
+		return err
 	}
-	return nil
+	return errors.Join(a.addAddr(devA, addrA), b.addAddr(devB, addrB))
 }
 
 func ipNet(p netip.Prefix) *net.IPNet {

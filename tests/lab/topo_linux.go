@@ -15,6 +15,9 @@ const (
 	devClient  = "eth0"
 )
 
+// firstIndex is above any interface index that the kernel hands out here.
+const firstIndex = 10000
+
 // Link is one cable: A is the router's (or NAT's) end, B the appliance's, client's
 // or server's.
 type Link struct {
@@ -47,7 +50,7 @@ func (l *Lab) addNode(name string, loopback netip.Addr) (*Netns, error) {
 // addLink lays a cable: the first node has address .1 of p, the second .2.
 func (l *Lab) addLink(a, devA, b, devB string, p netip.Prefix) error {
 	k := &Link{A: l.nodes[a], B: l.nodes[b], DevA: devA, DevB: devB}
-	if err := connect(k.A, devA, on(p, 1), k.B, devB, on(p, 2)); err != nil {
+	if err := connect(k.A, devA, on(p, 1), k.B, devB, on(p, 2), firstIndex+len(l.links)); err != nil {
 		return err
 	}
 	l.links[linkKey{a, b}] = k
