@@ -1,0 +1,324 @@
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	v1 "github.com/shadowcast/shadowcast/api/v1"
+)
+
+// Figures of the demo.
+const (
+	plannedMoves   = 5
+	plannedPackets = 5000 // at least, in each planned handover
+	reconnectLimit = 45 * time.Second
+)
+
+// story is one lab of the demo while it plays.
+type story struct {
+	t   *T
+	l   *Lab
+	c   *console
+	rep *Report
+	s   *session
+}
+
+// begin brings the fleet up and connects the client.
+func (d *story) begin() {
+	t, l := d.t, d.l
+	// All packets for the VIP enter at ams, and the client lands in its slot.
+	t.Check(enterAt(l, "ams"))
+	for _, a := range l.Appliances() {
+		// The demo itself says when a slot returns home.
+		a.Config.Fleet.Handover.HoldDown = time.Hour
+	}
+	d.c.during(waiting("the fleet starts"), func() { fleetUp(t, l) })
+	what := "every slot has its shadows"
+	if l.opt.NoShadowing {
+		what = "shadowing is off"
+	}
+	d.c.say("ams, fra and lhr are up, %s", what)
+	at := time.Now()
+	d.c.during(waiting("the client connects"), func() { d.s = join(t, l, 0) })
+	inner, err := d.s.Inner()
+	t.Check(err)
+	acc, err := d.s.Client.IKE()
+	t.Check(err)
+	o := owner(t, l, d.s.slot)
+	if o == nil {
+		t.Fatalf("nobody owns slot %d", d.s.slot)
+	}
+	d.c.say("client connected and under traffic after %.1f s: slot %d on %s, inner address %s (%s)", time.Since(at).Seconds(), d.s.slot, o.Name, inner, acc)
+	d.versions()
+}
+
+// versions asks the daemons themselves.
+func (d *story) versions() {
+	if m, err := d.s.Client.charon.command("version", nil); err == nil {
+		d.rep.Versions.StrongSwan = str(m, "version")
+	}
+	if text, err := d.l.Router("r1", "show status"); err == nil {
+		d.rep.Versions.BIRD, _, _ = strings.Cut(strings.TrimPrefix(text, "BIRD "), "\n")
+	}
+}
+
+// play plays one scene and puts it into the report.
+func (d *story) play(name, title string, do func(o *Observation)) {
+	d.c.say("%s", title)
+	var sc Scene
+	st := d.s.Stream
+	d.c.during(traffic(st), func() { sc = scene(d.t, d.l, d.s, name, do) })
+	up, down := st.arrivals(sc.From, sc.To, bucketWidth)
+	d.add(sc, title, up, down)
+}
+
+func (d *story) add(sc Scene, title string, up, down []int) {
+	r := newReportScene(sc, title, !d.l.opt.NoShadowing, up, down)
+	d.rep.Scenes = append(d.rep.Scenes, r)
+	d.c.say("  %s", r.line())
+}
+
+// ready waits until the owner's shadows may take over.
+func (d *story) ready() {
+	d.c.during(waiting("shadows are armed again"), func() { allReady(d.t, d.l) })
+}
+
+// shadowed is the fleet as it is meant to be.
+func (d *story) shadowed() {
+	t, l := d.t, d.l
+	d.begin()
+	d.play("control", "control: no fault", func(*Observation) { pause(t, 3*time.Second) })
+	// Round the fleet, and home for the power cut of the appliance that is both the
+	// owner and the entry.
+	for i, to := range []string{"fra", "lhr", "ams", "fra", "ams"} {
+		d.ready()
+		d.handover("planned", fmt.Sprintf("planned handover %d of %d", i+1, plannedMoves), to, plannedPackets)
+	}
+	d.ready()
+	victim := d.powerCut()
+	d.dpd()
+	d.play("client-child-rekey", "the client rekeys its child SA", func(*Observation) {
+		t.Check(d.s.RekeyChild(t.Context()))
+		pause(t, time.Second)
+	})
+	d.play("client-ike-rekey", "the client rekeys its IKE SA", func(*Observation) {
+		t.Check(d.s.RekeyIKE(t.Context()))
+		pause(t, time.Second)
+	})
+	d.c.say("power on: %s boots with an empty memory", victim.Name)
+	t.Check(victim.PowerOn())
+	d.c.during(waiting(victim.Name+" is fed again"), func() { allReady(t, l) })
+	d.handover("return", "return home", victim.Name, 3000)
+	t.Check(d.s.Stream.Stop(time.Second))
+}
+
+// handover moves the client's slot under traffic until at least n packets are sent.
+func (d *story) handover(name, title, to string, n int) {
+	t := d.t
+	from := owner(t, d.l, d.s.slot)
+	if from == nil {
+		t.Fatalf("%s: nobody owns slot %d", title, d.s.slot)
+	}
+	base := d.s.counts().sent()
+	d.play(name, fmt.Sprintf("%s: %s -> %s", title, from.Name, to), func(o *Observation) {
+		pause(t, 500*time.Millisecond)
+		o.Mark(time.Now(), "handover to "+to+" asked for")
+		acc, err := from.Handover(t.Context(), d.s.slot, to, func(p *v1.HandoverProgress) { o.Mark(time.Now(), phaseText(p)) })
+		t.Check(err)
+		o.Mark(time.Now(), fmt.Sprintf("done, outbound held %s", acc.Hold.AsDuration().Round(10*time.Microsecond)))
+		pause(t, 500*time.Millisecond)
+		t.Check(poll(t.Context(), 20*time.Millisecond, "packets", func() (bool, error) { return d.s.counts().sent()-base > n+n/100, nil }))
+	})
+	if got := owned(t, d.l, d.s.slot, from); got.Name != to {
+		t.Errorf("%s: slot %d is owned by %s, want %s", title, d.s.slot, got.Name, to)
+	}
+}
+
+// phaseText leaves out what every phase of an operator's move says.
+func phaseText(p *v1.HandoverProgress) string {
+	return strings.TrimSuffix(p.Message, ": the operator asked for it")
+}
+
+// powerCut kills the owner.
+func (d *story) powerCut() (victim *Appliance) {
+	t := d.t
+	if victim = owner(t, d.l, d.s.slot); victim == nil {
+		t.Fatalf("power cut: nobody owns slot %d", d.s.slot)
+	}
+	d.play("power-cut", "power cut of "+victim.Name+", owner and entry", func(o *Observation) {
+		pause(t, time.Second)
+		at := d.cut(o, victim)
+		heir := owned(t, d.l, d.s.slot, victim)
+		claimed := at
+		if dt, ok := detection(t, heir, d.s.slot); ok {
+			claimed = at.Add(dt)
+		}
+		evs, err := heir.Events(t.Context())
+		t.Check(err)
+		for _, e := range evs {
+			when := e.Time.AsTime()
+			if e.Slot != d.s.slot || when.Before(at) {
+				continue
+			}
+			// The event counts from the last sign of life, which was before the cut,
+			// and is written after the deed: the decision was at the earlier of both.
+			if e.Kind == "claim" && when.Before(claimed) {
+				claimed = when
+			}
+			o.Mark(when, heir.Name+": "+e.Message)
+		}
+		o.Detected(claimed)
+		pause(t, 2*time.Second)
+	})
+	return victim
+}
+
+func (d *story) cut(o *Observation, victim *Appliance) time.Time {
+	at, err := victim.PowerCut()
+	d.t.Check(err)
+	o.Fault(at, "power cut of "+victim.Name)
+	d.c.say("  %s is dark", victim.Name)
+	return at
+}
+
+// dpd stops the traffic, for a client that hears its gateway asks nothing, and
+// waits until the client's question after it is answered.
+func (d *story) dpd() {
+	t, s := d.t, d.s
+	t.Check(s.Stream.Stop(time.Second))
+	title := "client DPD: no traffic, the client asks whether its gateway lives"
+	d.c.say("%s", title)
+	answered := false
+	var sc Scene
+	d.c.during(waiting("no traffic"), func() {
+		from := time.Now()
+		sc = scene(t, d.l, s, "client-dpd", func(*Observation) {
+			ctx, cancel := context.WithTimeoutCause(t.Context(), 15*time.Second, errors.New("no answered DPD within 15 s"))
+			defer cancel()
+			if err := poll(ctx, 20*time.Millisecond, "DPD", func() (bool, error) {
+				acc, err := s.Client.IKE()
+				answered = err == nil && answeredDPD(acc.Since(from))
+				return answered, err
+			}); err != nil {
+				t.Logf("%v", err)
+			}
+		})
+	})
+	// No packets were sent: the answer is what shows that the session lives.
+	sc.SessionKept = answered && sc.ClientIKESAInits == 0
+	d.add(sc, title, nil, nil)
+	st, err := d.l.StartStream(s.Client, Rate{PPS: 500, Size: 200})
+	t.Check(err)
+	s.Stream = st
+	t.Check(st.WaitReceived(t.Context(), 200))
+}
+
+// answeredDPD reports whether the gateway answered an INFORMATIONAL request of the
+// client's.
+func answeredDPD(a *IKEAccount) bool {
+	asked := map[uint32]bool{}
+	for _, m := range a.Messages {
+		switch {
+		case m.Exchange != Informational:
+		case m.FromClient && !m.Response:
+			asked[m.ID] = true
+		case !m.FromClient && m.Response && asked[m.ID]:
+			return true
+		}
+	}
+	return false
+}
+
+// unshadowed is the same power cut where nobody has a copy of the session.
+func (d *story) unshadowed() {
+	t, l := d.t, d.l
+	d.c.print("")
+	d.c.say("for comparison: the same fleet, the same client, shadowing switched off")
+	d.begin()
+	d.play("control-unshadowed", "control: no fault", func(*Observation) { pause(t, time.Second) })
+	victim := owner(t, l, d.s.slot)
+	if victim == nil {
+		t.Fatalf("power cut: nobody owns slot %d", d.s.slot)
+	}
+	title := "power cut of " + victim.Name + " without shadowing"
+	d.c.say("%s", title)
+	d.c.say("  only the client's own DPD can tell: it asks after 2 s of silence, gives up after 6 retransmits")
+	d.c.say("  in 24 s and connects anew. That is a hasty client: strongSwan's defaults take 165 s, without DPD for ever")
+	old := d.s.Stream
+	var sc Scene
+	var up, down []int
+	d.c.during(traffic(old), func() { sc, up, down = d.lose(old, victim) })
+	d.add(sc, title, up, down)
+}
+
+// lose cuts the power and waits until the client has a new session; what is sent in
+// that one counts in the scene too.
+func (d *story) lose(old *Stream, victim *Appliance) (sc Scene, up, down []int) {
+	t, c := d.t, d.s.Client
+	before, err := c.SA()
+	t.Check(err)
+	o, err := d.l.Observe(c, old)
+	t.Check(err)
+	pause(t, time.Second)
+	at := d.cut(o, victim)
+	ctx, cancel := context.WithTimeoutCause(t.Context(), reconnectLimit, fmt.Errorf("no new session within %s", reconnectLimit))
+	defer cancel()
+	err = poll(ctx, 20*time.Millisecond, "a new session", func() (bool, error) {
+		now, err := c.SA()
+		return err == nil && now.SPIi != before.SPIi, err
+	})
+	var again *Stream
+	if err == nil {
+		o.Mark(time.Now(), "the client has a new session")
+		d.c.say("  the client has a new session")
+		old.StopSending()
+		again, err = d.l.StartStream(c, Rate{PPS: 500, Size: 200})
+		t.Check(err)
+		if err := again.WaitReceived(ctx, 500); err != nil {
+			t.Logf("%v", err)
+		}
+	}
+	sc, err = o.End(t.Context(), "power-cut-unshadowed")
+	t.Check(err)
+	up, down = old.arrivals(sc.From, sc.To, bucketWidth)
+	if again != nil {
+		r := again.Report(sc.From, sc.To)
+		sc.Up, sc.Down = sc.Up.plus(r.Up), sc.Down.plus(r.Down)
+		sc.Sent, sc.Lost = sc.Up.Sent+sc.Down.Sent, sc.Up.Lost+sc.Down.Lost
+		// Through the old session nothing ever came again; if it did, it is the
+		// earlier one that counts.
+		u, w := again.Outage(at)
+		sc.OutageUpMS, sc.OutageMS = sooner(sc.OutageUpMS, outageMS(u)), sooner(sc.OutageMS, outageMS(w))
+		u2, d2 := again.arrivals(sc.From, sc.To, bucketWidth)
+		for i := range up {
+			up[i] += u2[i]
+			down[i] += d2[i]
+		}
+	}
+	t.Scene(sc)
+	return sc, up, down
+}
+
+// sooner is the shorter of two outages, of which a negative one never ended.
+func sooner(a, b float64) float64 {
+	if a < 0 || b >= 0 && b < a {
+		return b
+	}
+	return a
+}
+
+// plus adds up two streams' accounts of one direction.
+func (d Direction) plus(e Direction) Direction {
+	n := d.Received + e.Received
+	if n > 0 {
+		d.DelayAvgMS = (d.DelayAvgMS*float64(d.Received) + e.DelayAvgMS*float64(e.Received)) / float64(n)
+	}
+	d.Sent, d.Received, d.Lost = d.Sent+e.Sent, n, d.Lost+e.Lost
+	d.Duplicates, d.Reordered = d.Duplicates+e.Duplicates, d.Reordered+e.Reordered
+	d.MaxGapMS, d.DelayMaxMS = max(d.MaxGapMS, e.MaxGapMS), max(d.DelayMaxMS, e.DelayMaxMS)
+	d.LostList = append(d.LostList[:len(d.LostList):len(d.LostList)], e.LostList...)
+	return d
+}
