@@ -5,7 +5,7 @@
 // namespace (sa/slot does) and sends nothing itself.
 //
 // The appliance shell calls it: Set with the whole desired state, SetSlot when
-// one slot moves. Data flows from the shell into maps; back come events (IKE
+// one slot moves, SetShare when another slot takes what names none. Data flows from the shell into maps; back come events (IKE
 // headers and first ESP packets of watched SPIs), counters and hits.
 //
 // # The decision

@@ -11,11 +11,14 @@ import (
 
 // readActions reads what a former daemon may have left.
 func readActions(m *ebpf.Map) ([]steerAction, error) {
-	all := make([]steerAction, m.MaxEntries())
-	for i := range all {
-		if err := m.Lookup(uint32(i), &all[i]); err != nil {
-			return nil, fmt.Errorf("read actions: %w", err)
-		}
+	slots, all := make([]uint32, m.MaxEntries()), make([]steerAction, m.MaxEntries())
+	var cursor ebpf.MapBatchCursor
+	n, err := m.BatchLookup(&cursor, slots, all, nil)
+	if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) { // that is the end of the map
+		return nil, fmt.Errorf("read actions: %w", err)
+	}
+	if n != len(all) {
+		return nil, fmt.Errorf("read actions: %d of %d came", n, len(all))
 	}
 	return all, nil
 }

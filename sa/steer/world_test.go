@@ -47,20 +47,26 @@ func newWorld(t testing.TB) *world {
 	w.route(w.client, vip4, hostAddr4, "c0")
 	w.route(w.client, vip6, hostAddr6, "c0")
 	for n := sa.Slot(1); n <= 2; n++ {
-		ns := w.namespace()
-		w.slots[n] = ns
-		far4, near4 := netip.AddrFrom4([4]byte{10, 9, byte(n), 2}), netip.AddrFrom4([4]byte{10, 9, byte(n), 1})
-		far6, near6 := netip.MustParseAddr(fmt.Sprintf("fd00:%d::2", n)), netip.MustParseAddr(fmt.Sprintf("fd00:%d::1", n))
-		dev := fmt.Sprintf("scv%d", n)
-		slotMAC, hostMAC, index := w.veth(ns, "uplink", dev, netip.PrefixFrom(far4, 24), netip.PrefixFrom(near4, 24), netip.PrefixFrom(far6, 64), netip.PrefixFrom(near6, 64))
-		for _, v := range []netip.Addr{vip4, vip6} {
-			w.addr(ns, "lo", netip.PrefixFrom(v, v.BitLen()))
-		}
-		w.route(ns, clientAddr4, near4, "uplink")
-		w.route(ns, clientAddr6, near6, "uplink")
-		w.local[n] = Action{Kind: Local, Ifindex: index, SlotMAC: slotMAC, HostMAC: hostMAC, NextHop4: far4, NextHop6: far6}
+		w.slot(n)
 	}
 	return w
+}
+
+// slot adds slot n to the appliance in which the test's thread is.
+func (w *world) slot(n sa.Slot) {
+	w.t.Helper()
+	ns := w.namespace()
+	w.slots[n] = ns
+	far4, near4 := netip.AddrFrom4([4]byte{10, 9, byte(n), 2}), netip.AddrFrom4([4]byte{10, 9, byte(n), 1})
+	far6, near6 := netip.MustParseAddr(fmt.Sprintf("fd00:%d::2", n)), netip.MustParseAddr(fmt.Sprintf("fd00:%d::1", n))
+	dev := fmt.Sprintf("scv%d", n)
+	slotMAC, hostMAC, index := w.veth(ns, "uplink", dev, netip.PrefixFrom(far4, 24), netip.PrefixFrom(near4, 24), netip.PrefixFrom(far6, 64), netip.PrefixFrom(near6, 64))
+	for _, v := range []netip.Addr{vip4, vip6} {
+		w.addr(ns, "lo", netip.PrefixFrom(v, v.BitLen()))
+	}
+	w.route(ns, clientAddr4, near4, "uplink")
+	w.route(ns, clientAddr6, near6, "uplink")
+	w.local[n] = Action{Kind: Local, Ifindex: index, SlotMAC: slotMAC, HostMAC: hostMAC, NextHop4: far4, NextHop6: far6}
 }
 
 func (w *world) must(ns netns.NsHandle, err error) netns.NsHandle {
@@ -152,10 +158,15 @@ func (w *world) addr(ns netns.NsHandle, dev string, p netip.Prefix) {
 
 func (w *world) route(ns netns.NsHandle, dst, via netip.Addr, dev string) {
 	w.t.Helper()
+	w.routeNet(ns, hostPrefix(dst), via, dev)
+}
+
+func (w *world) routeNet(ns netns.NsHandle, dst *net.IPNet, via netip.Addr, dev string) {
+	w.t.Helper()
 	w.at(ns, func() {
 		l, err := netlink.LinkByName(dev)
 		w.check(err)
-		w.check(netlink.RouteReplace(&netlink.Route{Dst: hostPrefix(dst), Gw: via.AsSlice(), LinkIndex: l.Attrs().Index}))
+		w.check(netlink.RouteReplace(&netlink.Route{Dst: dst, Gw: via.AsSlice(), LinkIndex: l.Attrs().Index}))
 	})
 }
 
@@ -216,20 +227,27 @@ func (w *world) raw(ns netns.NsHandle, network string, at netip.Addr) *net.IPCon
 	return c
 }
 
+// pollEvery: user-mode Linux now and then loses the wake-up that a datagram in
+// the socket's queue should cause, so readers look again.
+const pollEvery = 50 * time.Millisecond
+
 // receive waits for one datagram and returns its length.
 func receive(t testing.TB, c net.Conn) int {
 	t.Helper()
 	buf := make([]byte, 65536)
-	c.SetReadDeadline(time.Now().Add(5 * time.Second))
-	n, err := c.Read(buf)
-	if err != nil {
-		t.Errorf("nothing arrived: %v", err)
+	var n int
+	var err error
+	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); {
+		c.SetReadDeadline(time.Now().Add(pollEvery))
+		if n, err = c.Read(buf); err == nil {
+			return n
+		}
 	}
+	t.Errorf("nothing arrived: %v", err)
 	return n
 }
 
-// silent: nothing is there. The path is synchronous: what was sent has arrived
-// by now or never will.
+// silent: nothing is in the queue. The caller has seen the counter of the drop.
 func silent(t testing.TB, c syscall.Conn) {
 	t.Helper()
 	rc, err := c.SyscallConn()
@@ -242,6 +260,18 @@ func silent(t testing.TB, c syscall.Conn) {
 			t.Errorf("received %d octets (%v), want none", n, err)
 		}
 	})
+}
+
+// eventually: a receiver's softirq may run a little after the send.
+func eventually(t testing.TB, what string, got func() uint64, want uint64) {
+	t.Helper()
+	end := time.Now().Add(10 * time.Second)
+	for got() != want && time.Now().Before(end) {
+		time.Sleep(time.Millisecond)
+	}
+	if n := got(); n != want {
+		t.Errorf("%s: %d, want %d", what, n, want)
+	}
 }
 
 // gather runs the event task on its own and returns its events.
