@@ -183,11 +183,16 @@ func (s Spec) spawn() (*Instance, error) {
 	if pidfd < 0 {
 		return nil, errors.New("kernel gives no pidfd (Linux 5.4 or later needed)")
 	}
+	started, serr := startTime(pid) // before anyone reaps it
 	i, err := s.instance(pid, pidfd)
 	if err != nil {
+		_ = unix.Kill(pid, unix.SIGKILL) // not reaped yet, so still ours
 		return nil, err
 	}
-	if err := s.record(pid); err != nil {
+	if serr == nil {
+		serr = s.record(pid, started)
+	}
+	if err := serr; err != nil {
 		i.Kill()
 		i.Close()
 		return nil, err
@@ -195,16 +200,12 @@ func (s Spec) spawn() (*Instance, error) {
 	return i, nil
 }
 
-func (s Spec) record(pid int) error {
-	st, err := startTime(pid)
-	if err != nil {
-		return err
-	}
+func (s Spec) record(pid int, started uint64) error {
 	boot, err := bootID()
 	if err != nil {
 		return err
 	}
-	b, err := json.Marshal(record{PID: pid, StartTime: st, BootID: boot, Netns: s.Netns, Exe: s.Binary})
+	b, err := json.Marshal(record{PID: pid, StartTime: started, BootID: boot, Netns: s.Netns, Exe: s.Binary})
 	if err != nil {
 		return fmt.Errorf("encode record: %w", err)
 	}

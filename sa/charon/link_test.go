@@ -63,7 +63,7 @@ func midMessage(v charon.Version, n uint32) charon.Message {
 }
 
 func TestLinkRun(t *testing.T) {
-	ctx := testContext(t)
+	ctx := charontest.Context(t)
 	ns := charontest.NewNS(t)
 	var log bytes.Buffer
 	l := openLink(t, ns, charon.LinkOptions{Log: slog.New(slog.NewTextHandler(&log, nil))})
@@ -136,7 +136,7 @@ func TestLinkRun(t *testing.T) {
 }
 
 func TestLinkRefusedWhileRunning(t *testing.T) {
-	ctx := testContext(t)
+	ctx := charontest.Context(t)
 	ns := charontest.NewNS(t)
 	l := openLink(t, ns, charon.LinkOptions{})
 	l.SetPeer(ns.Hold())
@@ -175,7 +175,7 @@ func TestLinkRefusedWhileRunning(t *testing.T) {
 // TestLinkPacing sends far more than the peer's buffer holds to a peer that is
 // slower than the sender: all must arrive, in order.
 func TestLinkPacing(t *testing.T) {
-	ctx := testContext(t)
+	ctx := charontest.Context(t)
 	ns := charontest.NewNS(t)
 	l := openLink(t, ns, charon.LinkOptions{})
 	l.SetPeer(ns.Hold())
@@ -231,7 +231,7 @@ func TestLinkPacing(t *testing.T) {
 
 // TestLinkOverflow switches pacing off and finds the loss reported.
 func TestLinkOverflow(t *testing.T) {
-	ctx := testContext(t)
+	ctx := charontest.Context(t)
 	ns := charontest.NewNS(t)
 	l := openLink(t, ns, charon.LinkOptions{QueueLimit: 1 << 30})
 	l.SetPeer(ns.Hold())
@@ -258,7 +258,7 @@ func TestLinkOverflow(t *testing.T) {
 
 // TestLinkKernelDrops fills our own receive buffer and finds it counted.
 func TestLinkKernelDrops(t *testing.T) {
-	ctx := testContext(t)
+	ctx := charontest.Context(t)
 	ns := charontest.NewNS(t)
 	l := openLink(t, ns, charon.LinkOptions{RecvBuffer: 8192, Log: slog.New(slog.DiscardHandler)})
 	c := peer(t, ns)
@@ -281,7 +281,7 @@ func TestLinkKernelDrops(t *testing.T) {
 }
 
 func TestSendErrors(t *testing.T) {
-	ctx := testContext(t)
+	ctx := charontest.Context(t)
 	ns := charontest.NewNS(t)
 	l := openLink(t, ns, charon.LinkOptions{})
 	if err := l.Send(ctx, midMessage(charon.V3, 1)); err == nil || !strings.Contains(err.Error(), "SetPeer") {

@@ -12,11 +12,9 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
-	"github.com/shadowcast/shadowcast/sa"
 	"github.com/shadowcast/shadowcast/sa/charon"
 	"github.com/shadowcast/shadowcast/sa/charon/internal/charontest"
 	"github.com/shadowcast/shadowcast/sa/charon/swanctl"
@@ -24,179 +22,30 @@ import (
 
 var update = flag.Bool("update", false, "rewrite testdata from what charon sends")
 
-const slot sa.Slot = 7
-
-// gateway is a charon of a slot with the daemon's end of its link.
-type gateway struct {
-	*charon.Instance
-	ns   *charontest.NS
-	link *charon.Link
-	vici *charon.Vici
-	spec charon.Spec
-	dir  string
-
-	mu   sync.Mutex
-	msgs []charon.Message
-	got  chan struct{}
-}
-
-func gatewaySpec(t *testing.T, ns *charontest.NS, dir string) charon.Spec {
-	t.Helper()
-	text, err := charon.Conf{
-		Slot: slot, RunDir: dir, Pool4: netip.MustParsePrefix(charontest.Pool),
-		LogFile: filepath.Join(dir, "charon.log"), RetransmitTimeout: time.Second, RetransmitBase: 1.4,
-	}.Text()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return charon.Spec{Name: filepath.Base(dir), Dir: dir, Netns: ns.Path, Conf: text, NeedHA: true}
-}
-
-func startGateway(t *testing.T, ctx context.Context) *gateway {
-	t.Helper()
-	ns, dir := charontest.NewNS(t), charontest.Dir(t)
-	ns.Addr("lo", charontest.VIP+"/32")
-	g := &gateway{ns: ns, dir: dir, spec: gatewaySpec(t, ns, dir), got: make(chan struct{}, 1)}
-	var err error
-	if g.link, err = charon.OpenLink(ns.Path, charon.LinkOptions{}); err != nil {
-		t.Fatal(err)
-	}
-	if g.Instance, err = charon.Start(ctx, g.spec); err != nil {
-		g.link.Close()
-		t.Fatal(err)
-	}
-	g.vici = charon.NewVici(g.Instance.Vici())
-	g.link.SetPeer(g.PID())
-	run := make(chan error, 1)
-	rctx, cancel := context.WithCancel(ctx)
-	go func() {
-		run <- g.link.Run(rctx, func(m charon.Message) {
-			g.mu.Lock()
-			g.msgs = append(g.msgs, m)
-			g.mu.Unlock()
-			select {
-			case g.got <- struct{}{}:
-			default:
-			}
-		})
-	}()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-run; !errors.Is(err, context.Canceled) {
-			t.Error("link ended:", err)
-		}
-		g.link.Close()
-		g.vici.Close()
-		if err := g.Kill(); err != nil {
-			t.Error(err)
-		}
-		g.Instance.Close()
-		if t.Failed() {
-			b, _ := os.ReadFile(filepath.Join(dir, "charon.log"))
-			t.Logf("log of %s:\n%s", dir, b)
-		}
-	})
-	return g
-}
-
-// wait returns the messages so far once they satisfy ok.
-func (g *gateway) wait(t *testing.T, ctx context.Context, what string, ok func([]charon.Message) bool) []charon.Message {
-	t.Helper()
-	for {
-		g.mu.Lock()
-		ms := slices.Clone(g.msgs)
-		g.mu.Unlock()
-		if ok(ms) {
-			return ms
-		}
-		select {
-		case <-g.got:
-		case <-ctx.Done():
-			t.Fatalf("no %s among %d messages: %v", what, len(ms), ms)
-		}
-	}
-}
-
-func has(typ charon.MsgType, attrs ...charon.AttrType) func([]charon.Message) bool {
-	return func(ms []charon.Message) bool {
-		return slices.ContainsFunc(ms, func(m charon.Message) bool {
-			for _, a := range attrs {
-				if _, ok := m.Find(a); !ok {
-					return false
-				}
-			}
-			return m.Type == typ
-		})
-	}
-}
-
-func loadGateway(t *testing.T, ctx context.Context, g *gateway, text string) {
-	t.Helper()
-	cfg, err := swanctl.Parse(g.dir, "swanctl.conf", text)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cfg.Check(swanctl.Rules{VIPs: []netip.Addr{netip.MustParseAddr(charontest.VIP)}}); err != nil {
-		t.Fatal(err)
-	}
-	if err := swanctl.Load(ctx, g.vici, cfg, charon.V3); err != nil {
-		t.Fatal(err)
-	}
-}
-
-func startClient(t *testing.T, ctx context.Context, gw *gateway) (*charon.Instance, *charon.Vici) {
-	t.Helper()
-	ns, dir := charontest.NewNS(t), charontest.Dir(t)
-	charontest.Veth(ns, gw.ns, "wan", charontest.ClientIP+"/24", charontest.GWIP+"/24")
-	ns.Route(charontest.VIP+"/32", charontest.GWIP)
-	i, err := charon.Start(ctx, charon.Spec{Name: "client", Dir: dir, Netns: ns.Path, Conf: charontest.ClientConf(dir)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	v := charon.NewVici(i.Vici())
-	t.Cleanup(func() {
-		v.Close()
-		i.Kill()
-		i.Close()
-	})
-	cfg, err := swanctl.Parse(dir, "swanctl.conf", charontest.ClientConns)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := swanctl.LoadPlain(ctx, v, cfg); err != nil {
-		t.Fatal(err)
-	}
-	return i, v
-}
-
-func testContext(t *testing.T) context.Context {
-	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
-	t.Cleanup(cancel)
-	return ctx
-}
+const slot = charontest.Slot
 
 // TestCharonPair connects a real client to gateway A, feeds what A sends, decoded
 // and encoded again, to its twin B, and looks at both. The host's kernel need not
 // have ESP: without it the IKE_SA comes up and its child fails.
 func TestCharonPair(t *testing.T) {
 	charontest.NeedCharon(t)
-	ctx := testContext(t)
-	a, b := startGateway(t, ctx), startGateway(t, ctx)
-	_, client := startClient(t, ctx, a)
-	for _, g := range []*gateway{a, b} {
-		loadGateway(t, ctx, g, charontest.GatewayConns)
+	ctx := charontest.Context(t)
+	a, b := charontest.StartGateway(t, ctx), charontest.StartGateway(t, ctx)
+	client := charontest.StartClient(t, ctx, a)
+	for _, g := range []*charontest.Gateway{a, b} {
+		g.Load(ctx, charontest.GatewayConns)
 	}
-	da, err := swanctl.LoadedDigest(ctx, a.vici)
+	da, err := swanctl.LoadedDigest(ctx, a.VICI)
 	if err != nil || len(da) != 64 {
 		t.Fatalf("digest of A: %q, %v", da, err)
 	}
-	if db, err := swanctl.LoadedDigest(ctx, b.vici); err != nil || db != da {
+	if db, err := swanctl.LoadedDigest(ctx, b.VICI); err != nil || db != da {
 		t.Errorf("digest of B: %q, %v, want %q", db, err, da)
 	}
-	if err := a.link.Activate(ctx); err != nil {
+	if err := a.Link.Activate(ctx); err != nil {
 		t.Fatal(err)
 	}
-	if err := b.link.Passivate(ctx); err != nil {
+	if err := b.Link.Passivate(ctx); err != nil {
 		t.Fatal(err)
 	}
 
@@ -205,7 +54,7 @@ func TestCharonPair(t *testing.T) {
 	ectx, ecancel := context.WithCancel(ctx)
 	evDone := make(chan error, 1)
 	go func() {
-		evDone <- a.vici.Events(ectx, func() { close(subscribed) }, func(e charon.Event) { events <- e })
+		evDone <- a.VICI.Events(ectx, func() { close(subscribed) }, func(e charon.Event) { events <- e })
 	}()
 	select {
 	case <-subscribed:
@@ -215,7 +64,7 @@ func TestCharonPair(t *testing.T) {
 
 	ierr := client.Initiate(ctx, "home", "net", 15*time.Second)
 	t.Log("initiate:", ierr) // fails at the child where the kernel has no ESP
-	sas, err := a.vici.ListSAs(ctx, true)
+	sas, err := a.VICI.ListSAs(ctx, true)
 	if err != nil || len(sas) != 1 {
 		t.Fatalf("A lists %d SAs, %v (initiate: %v)", len(sas), err, ierr)
 	}
@@ -236,9 +85,9 @@ func TestCharonPair(t *testing.T) {
 		t.Error("no ike-updown event")
 	}
 
-	ms := a.wait(t, ctx, "IKE_UPDATE with inner address", has(charon.IKEUpdate, charon.RemoteVIP))
-	if !has(charon.IKEAdd, charon.Secret, charon.NonceI, charon.NonceR)(ms) || !has(charon.MIDResponder, charon.MID)(ms) ||
-		!has(charon.IKEUpdate, charon.ConfigName)(ms) {
+	ms := a.Wait(ctx, "IKE_UPDATE with inner address", charontest.Has(charon.IKEUpdate, charon.RemoteVIP))
+	if !charontest.Has(charon.IKEAdd, charon.Secret, charon.NonceI, charon.NonceR)(ms) || !charontest.Has(charon.MIDResponder, charon.MID)(ms) ||
+		!charontest.Has(charon.IKEUpdate, charon.ConfigName)(ms) {
 		t.Errorf("incomplete: %v", ms)
 	}
 	var fed []charon.Message
@@ -268,17 +117,17 @@ func TestCharonPair(t *testing.T) {
 		}
 	}
 
-	if err := b.link.Send(ctx, fed...); err != nil {
+	if err := b.Link.Send(ctx, fed...); err != nil {
 		t.Fatal(err)
 	}
-	twin := waitSA(t, ctx, b)
+	twin := b.SA(ctx, charontest.Settled)
 	if twin.State != "PASSIVE" || twin.ID != s.ID || twin.Name != "rw" || twin.RemoteID != s.RemoteID || !slices.Equal(twin.RemoteVIPs, s.RemoteVIPs) {
 		t.Errorf("B lists %+v", twin)
 	}
-	if n := b.link.Stats(); n.Sent != uint64(len(fed))+1 || n.PeerDrops != 0 {
+	if n := b.Link.Stats(); n.Sent != uint64(len(fed))+1 || n.PeerDrops != 0 {
 		t.Errorf("link of B counts %+v", n)
 	}
-	if n := a.link.Stats(); n.Undecodable != 0 || n.KernelDrops != 0 || n.Received == 0 {
+	if n := a.Link.Stats(); n.Undecodable != 0 || n.KernelDrops != 0 || n.Received == 0 {
 		t.Errorf("link of A counts %+v", n)
 	}
 
@@ -287,7 +136,7 @@ func TestCharonPair(t *testing.T) {
 	if n, err := client.RekeyIKE(ctx, charon.Target{Name: "home"}); err != nil || n != 1 {
 		t.Fatalf("rekey: %d, %v", n, err)
 	}
-	a.wait(t, ctx, "rekey", has(charon.IKEAdd, charon.RekeyID, charon.OldSKD))
+	a.Wait(ctx, "rekey", charontest.Has(charon.IKEAdd, charon.RekeyID, charon.OldSKD))
 	for e := range events {
 		if e.Kind == charon.EventIKERekey {
 			if e.IKE.ID != s.ID || e.New.ID.Responder.Slot() != slot {
@@ -296,15 +145,15 @@ func TestCharonPair(t *testing.T) {
 			break
 		}
 	}
-	a.wait(t, ctx, "IKE_DELETE", has(charon.IKEDelete))
+	a.Wait(ctx, "IKE_DELETE", charontest.Has(charon.IKEDelete))
 
 	// A gateway-initiated one: ours is then the initiator SPI.
-	s2 := waitSA(t, ctx, a)
-	if n, err := a.vici.RekeyIKE(ctx, charon.Target{ID: s2.UniqueID}); err != nil || n != 1 {
+	s2 := a.SA(ctx, charontest.Settled)
+	if n, err := a.VICI.RekeyIKE(ctx, charon.Target{ID: s2.UniqueID}); err != nil || n != 1 {
 		t.Fatalf("rekey by the gateway: %d, %v", n, err)
 	}
 	var own charon.IKERef
-	a.wait(t, ctx, "own rekey", func(ms []charon.Message) bool {
+	a.Wait(ctx, "own rekey", func(ms []charon.Message) bool {
 		return slices.ContainsFunc(ms, func(m charon.Message) bool {
 			r, err := m.SA()
 			if m.Type == charon.IKEAdd && err == nil && r.Initiator {
@@ -317,14 +166,14 @@ func TestCharonPair(t *testing.T) {
 		t.Errorf("own IKE_SA %s does not carry slot %d", own.ID, slot)
 	}
 	if *update {
-		a.wait(t, ctx, "update of the own rekey", func(ms []charon.Message) bool {
+		a.Wait(ctx, "update of the own rekey", func(ms []charon.Message) bool {
 			return len(ms) > 0 && slices.ContainsFunc(ms, func(m charon.Message) bool {
 				r, _ := m.SA()
 				return m.Type == charon.IKEUpdate && r.ID == own.ID
 			})
 		})
 		var out bytes.Buffer
-		for _, m := range a.wait(t, ctx, "", func([]charon.Message) bool { return true })[len(fed):] {
+		for _, m := range a.Messages()[len(fed):] {
 			w, _ := m.Encode()
 			out.WriteString(hex.EncodeToString(w) + "\n")
 		}
@@ -333,7 +182,8 @@ func TestCharonPair(t *testing.T) {
 		}
 	}
 
-	if err := a.vici.TerminateIKE(ctx, charon.Target{Name: "rw"}, false, 5*time.Second); err != nil {
+	last := a.SA(ctx, func(s charon.IKESA) bool { return s.ID == own.ID })
+	if err := a.VICI.TerminateIKE(ctx, charon.Target{ID: last.UniqueID}, false, 5*time.Second); err != nil {
 		t.Error(err)
 	}
 	ecancel()
@@ -342,69 +192,99 @@ func TestCharonPair(t *testing.T) {
 	}
 }
 
-// waitSA returns the one IKE_SA of g.
-func waitSA(t *testing.T, ctx context.Context, g *gateway) charon.IKESA {
-	t.Helper()
-	if err := g.link.Drain(ctx); err != nil {
+// TestIKEUpdate moves a MOBIKE client to another address. The HA link does not
+// tell of it, the vici event does.
+func TestIKEUpdate(t *testing.T) {
+	charontest.NeedCharon(t)
+	ctx := charontest.Context(t)
+	gw := charontest.StartGateway(t, ctx)
+	gw.Load(ctx, strings.Replace(charontest.GatewayConns, "mobike = no", "mobike = yes", 1))
+	conns := strings.Replace(charontest.ClientConns, "mobike = no", "mobike = yes", 1)
+	conns = strings.Replace(conns, "local_addrs = "+charontest.ClientIP, "", 1)
+	ns, client := charontest.StartClientWith(t, ctx, gw, conns)
+	if err := gw.Link.Activate(ctx); err != nil {
 		t.Fatal(err)
 	}
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
+	events := make(chan charon.Event, 64)
+	subscribed := make(chan struct{})
+	ectx, cancel := context.WithCancel(ctx)
+	ended := make(chan error, 1)
+	go func() {
+		ended <- gw.VICI.Events(ectx, func() { close(subscribed) }, func(e charon.Event) { events <- e })
+	}()
+	select {
+	case <-subscribed:
+	case err := <-ended:
+		t.Fatal(err)
+	}
+	// Childless, so that it works on kernels without ESP.
+	if err := client.Initiate(ctx, "home", "", 15*time.Second); err != nil {
+		t.Fatal(err)
+	}
+	old := gw.SA(ctx, charontest.Settled)
+	ns.Addr("wan", "10.77.0.9/25") // another prefix, or it would vanish with the first as its secondary
+	ns.DelAddr("wan", charontest.ClientIP+"/24")
 	for {
-		sas, err := g.vici.ListSAs(ctx, true)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if len(sas) == 1 && len(sas[0].RemoteVIPs) > 0 && sas[0].State != "CONNECTING" {
-			return sas[0]
-		}
 		select {
-		case <-tick.C:
+		case e := <-events:
+			// The float from port 500 to 4500 during IKE_AUTH is an update too.
+			if e.Kind != charon.EventIKEUpdate || e.IKE.Remote.Port() == 500 {
+				continue
+			}
+			if e.IKE.ID != old.ID || e.IKE.Remote.Addr().String() != charontest.ClientIP || e.New.Remote.Addr().String() != "10.77.0.9" ||
+				e.New.Local.Addr().String() != charontest.VIP || e.New.Remote.Port() != 4500 {
+				t.Errorf("event says %s -> %s %s of %s", e.IKE.Remote, e.New.Local, e.New.Remote, e.IKE.ID)
+			}
+			cancel()
+			if err := <-ended; !errors.Is(err, context.Canceled) {
+				t.Error(err)
+			}
+			return
 		case <-ctx.Done():
-			t.Fatalf("twin lists %+v", sas)
+			t.Fatal("no ike-update event")
 		}
 	}
 }
 
 func TestViciBasics(t *testing.T) {
 	charontest.NeedCharon(t)
-	ctx := testContext(t)
-	g := startGateway(t, ctx)
-	rel, err := g.vici.Version(ctx)
+	ctx := charontest.Context(t)
+	g := charontest.StartGateway(t, ctx)
+	rel, err := g.VICI.Version(ctx)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if v, err := charon.VersionOf(rel); err != nil || v != charon.V3 {
 		t.Errorf("HA version of %q: %v, %v", rel, v, err)
 	}
-	st, err := g.vici.Stats(ctx)
+	st, err := g.VICI.Stats(ctx)
 	if err != nil || !slices.Contains(st.Plugins, "ha") || st.WorkersTotal == 0 || st.Since.IsZero() {
 		t.Errorf("stats %+v, %v", st, err)
 	}
-	if _, err := g.vici.Call(ctx, "load-conn", nil); err == nil {
+	if _, err := g.VICI.Call(ctx, "load-conn", nil); err == nil {
 		t.Log("empty load-conn accepted")
 	}
-	if err := g.vici.Initiate(ctx, "", "nope", time.Second); !errors.Is(err, charon.ErrRefused) {
+	if err := g.VICI.Initiate(ctx, "", "nope", time.Second); !errors.Is(err, charon.ErrRefused) {
 		t.Errorf("initiate of an unknown child: %v", err)
 	}
-	if _, err := g.vici.FindSA(ctx, 4711); !errors.Is(err, charon.ErrNoSA) {
+	if _, err := g.VICI.FindSA(ctx, 4711); !errors.Is(err, charon.ErrNoSA) {
 		t.Errorf("unknown SA: %v", err)
 	}
 	short, cancel := context.WithCancel(ctx)
 	cancel()
-	if _, err := g.vici.Version(short); !errors.Is(err, context.Canceled) {
+	if _, err := g.VICI.Version(short); !errors.Is(err, context.Canceled) {
 		t.Errorf("cancelled call: %v", err)
 	}
-	if _, err := g.vici.Version(ctx); err != nil {
+	if _, err := g.VICI.Version(ctx); err != nil {
 		t.Error("after a cancelled call:", err)
 	}
 }
 
 func TestAdoptStop(t *testing.T) {
 	charontest.NeedCharon(t)
-	ctx := testContext(t)
+	ctx := charontest.Context(t)
 	ns, dir := charontest.NewNS(t), charontest.Dir(t)
-	spec := gatewaySpec(t, ns, dir)
+	spec := charontest.GatewaySpec(t, ns, dir)
 	if _, err := charon.Adopt(ctx, spec); !errors.Is(err, charon.ErrNotRunning) {
 		t.Errorf("adopt of nothing: %v", err)
 	}
@@ -480,17 +360,25 @@ func TestAdoptStranger(t *testing.T) {
 			t.Fatal(err)
 		}
 		spec.Conf = string(conf)
-		if _, err := charon.Start(testContext(t), spec); err != nil {
+		i, err := charon.Start(charontest.Context(t), spec)
+		if err != nil {
 			t.Fatal(err)
 		}
-		return // the instance survives this process
+		i.Close()
+		return // the process survives this one
 	}
-	ctx := testContext(t)
+	ctx := charontest.Context(t)
 	ns, dir := charontest.NewNS(t), charontest.Dir(t)
-	spec := gatewaySpec(t, ns, dir)
+	spec := charontest.GatewaySpec(t, ns, dir)
 	if err := os.WriteFile(filepath.Join(dir, "conf.in"), []byte(spec.Conf), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { // whatever went wrong, the orphan must not stay
+		if i, err := charon.Adopt(context.Background(), spec); err == nil {
+			i.Kill()
+			i.Close()
+		}
+	})
 	c := exec.CommandContext(ctx, os.Args[0], "-test.run=^TestAdoptStranger$")
 	c.Env = append(os.Environ(), "SC_TEST_START="+dir, "SC_TEST_NS="+ns.Path)
 	if out, err := c.CombinedOutput(); err != nil {
@@ -513,7 +401,7 @@ func TestAdoptStranger(t *testing.T) {
 }
 
 func TestStartFailures(t *testing.T) {
-	ctx := testContext(t)
+	ctx := charontest.Context(t)
 	dir := charontest.Dir(t)
 	for _, tc := range []struct {
 		name string

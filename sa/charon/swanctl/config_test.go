@@ -3,9 +3,8 @@ package swanctl
 import (
 	"bytes"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/rsa"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
@@ -158,7 +157,7 @@ func TestInjection(t *testing.T) {
 // writeCert makes a directory with a self-signed certificate and its key.
 func writeCert(t *testing.T, dir, name string) {
 	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	key, err := rsa.GenerateKey(rand.Reader, 2048) // Debian's minimal strongSwan cannot read ECDSA
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -27,6 +27,9 @@ const (
 	digestMarker = "shadowcast-digest-"
 )
 
+// curveHint explains the usual reason why charon refuses a sound key.
+const curveHint = " (elliptic-curve keys need strongSwan's openssl plugin, Debian package libstrongswan-standard-plugins)"
+
 // Load brings charon to the configuration: it loads everything and unloads
 // connections, authorities, keys, secrets and certificates that earlier loads
 // left and cfg has not. It may be repeated at any time; established SAs stay.
@@ -133,7 +136,7 @@ func (l *loader) credentials(ctx context.Context, certs map[string]credential, l
 			return b.err
 		}
 		if _, err := l.v.Call(ctx, "load-cert", b.m); err != nil {
-			return fmt.Errorf("certificate %s: %w", x.path, err)
+			return fmt.Errorf("certificate %s: %w%s", x.path, err, curveHint)
 		}
 		if err := l.mark(ctx, marker); err != nil {
 			return err
@@ -147,7 +150,7 @@ func (l *loader) credentials(ctx context.Context, certs map[string]credential, l
 		}
 		m, err := l.v.Call(ctx, "load-key", b.m)
 		if err != nil {
-			return fmt.Errorf("private key %s: %w", x.path, err)
+			return fmt.Errorf("private key %s: %w%s", x.path, err, curveHint)
 		}
 		id, _ := m.Get("id").(string)
 		keys[id] = true

@@ -1,6 +1,6 @@
-// Package charontest gives tests network namespaces and strongSwan settings that
-// work in them. It knows nothing of package charon, so that all of its tests can
-// use it. Everything is removed when the test ends.
+// Package charontest gives tests network namespaces, gateways with the daemon's
+// end of their HA link, and clients that connect to them. Everything is removed
+// when the test ends. Only external test packages can use it.
 package charontest
 
 import (
@@ -109,15 +109,26 @@ func (n *NS) up(dev string) {
 // Addr adds an address to a device.
 func (n *NS) Addr(dev, prefix string) {
 	n.t.Helper()
+	n.addr(dev, prefix, n.nl.AddrAdd)
+}
+
+// DelAddr removes it.
+func (n *NS) DelAddr(dev, prefix string) {
+	n.t.Helper()
+	n.addr(dev, prefix, n.nl.AddrDel)
+}
+
+func (n *NS) addr(dev, prefix string, f func(netlink.Link, *netlink.Addr) error) {
+	n.t.Helper()
 	l, err := n.nl.LinkByName(dev)
 	if err == nil {
 		var a *netlink.Addr
 		if a, err = netlink.ParseAddr(prefix); err == nil {
-			err = n.nl.AddrAdd(l, a)
+			err = f(l, a)
 		}
 	}
 	if err != nil {
-		n.t.Fatalf("add %s to %s: %v", prefix, dev, err)
+		n.t.Fatalf("change address %s of %s: %v", prefix, dev, err)
 	}
 }
 

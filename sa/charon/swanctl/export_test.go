@@ -1,0 +1,4 @@
+package swanctl
+
+// WriteCert is for the external tests.
+var WriteCert = writeCert
