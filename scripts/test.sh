@@ -1,0 +1,19 @@
+#!/bin/sh
+# Runs the tests and counts them. The last line is "N passed, N failed, N skipped";
+# the exit status is 0 when nothing failed.
+#
+#   test.sh                      everything: unit, a short fuzz run, lab
+#   test.sh unit [PACKAGE...]    unit tests, with the race detector
+#   test.sh lab [SCENARIO...]    lab scenarios, natively or in user-mode Linux
+#   test.sh fuzz [TIME [PACKAGE...]]  fuzz targets, each for TIME (default 3s)
+#
+# GO, TESTFLAGS and FUZZ are explained by `go run ./tests/summary help`.
+set -eu
+cd "$(dirname "$0")/.."
+go=${GO:-go}
+case ${1:-all} in
+all | lab) CGO_ENABLED=0 "$go" build -trimpath -o bin/ ./cmd/... ;;
+esac
+mkdir -p out
+"$go" build -o out/summary ./tests/summary
+exec out/summary "$@"

@@ -1,0 +1,144 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+)
+
+const usage = `usage: summary [all]
+       summary unit [PACKAGE...]           unit tests, with the race detector
+       summary lab [SCENARIO...]           lab scenarios
+       summary fuzz [TIME [PACKAGE...]]    fuzz targets, each for TIME (default 3s)
+       summary bench [TIME [PACKAGE...]]   benchmarks, each for TIME (default 100ms)
+
+The last line on stdout is "N passed, N failed, N skipped"; the exit status is 0
+when nothing failed and something passed. GO names the go command, TESTFLAGS is
+added to 'go test', FUZZ is the time of each target in 'all' (0: none).
+`
+
+var errUsage = errors.New("command line makes no sense")
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	ok, err := run(ctx, os.Args[1:], os.Stdout)
+	switch {
+	case errors.Is(err, errUsage):
+		fmt.Fprint(os.Stderr, usage)
+		os.Exit(2)
+	case err != nil:
+		fmt.Fprintln(os.Stderr, "summary:", err)
+		os.Exit(1)
+	case !ok:
+		os.Exit(1)
+	}
+}
+
+// runner carries out the passes.
+type runner struct {
+	ctx    context.Context
+	out    io.Writer
+	t      *tally
+	goCmd  string
+	flags  []string // TESTFLAGS
+	module string
+	began  time.Time
+}
+
+func run(ctx context.Context, args []string, out io.Writer) (ok bool, err error) {
+	what := "all"
+	if len(args) > 0 {
+		what, args = args[0], args[1:]
+	}
+	r := &runner{ctx: ctx, out: out, t: newTally(), goCmd: cmp.Or(os.Getenv("GO"), "go"), flags: strings.Fields(os.Getenv("TESTFLAGS")), began: time.Now()}
+	if r.module, err = r.goOutput("list", "-m"); err != nil {
+		return false, err
+	}
+	r.module = strings.TrimSpace(r.module)
+	switch what {
+	case "all":
+		if len(args) > 0 {
+			return false, errUsage
+		}
+		err = errors.Join(r.unit(nil), r.fuzz(cmp.Or(os.Getenv("FUZZ"), "3s"), nil), r.lab(nil))
+	case "unit":
+		err = r.unit(args)
+	case "lab":
+		err = r.lab(args)
+	case "fuzz":
+		each, patterns := timed(args, "3s")
+		err = r.fuzz(each, patterns)
+	case "bench":
+		each, patterns := timed(args, "100ms")
+		return true, r.bench(each, patterns)
+	default:
+		return false, errUsage
+	}
+	if err != nil {
+		return false, err
+	}
+	fmt.Fprintf(out, "\n%s in %s\n", what, time.Since(r.began).Round(time.Second))
+	return r.t.report(out), nil
+}
+
+// timed splits the arguments of a pass that takes a time and packages.
+func timed(args []string, otherwise string) (each string, patterns []string) {
+	if len(args) == 0 {
+		return otherwise, nil
+	}
+	return args[0], args[1:]
+}
+
+func (r *runner) say(format string, args ...any) {
+	fmt.Fprintf(r.out, "\n== %s\n", fmt.Sprintf(format, args...))
+}
+
+func (r *runner) command(name string, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(r.ctx, name, args...)
+	// A terminated `go test` ends its tests; a killed one leaves them behind.
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
+	cmd.WaitDelay = 20 * time.Second
+	cmd.Stderr = os.Stderr
+	return cmd
+}
+
+func (r *runner) goOutput(args ...string) (string, error) {
+	out, err := r.command(r.goCmd, args...).Output()
+	if err != nil {
+		return "", fmt.Errorf("run %s %s: %w", r.goCmd, strings.Join(args, " "), err)
+	}
+	return string(out), nil
+}
+
+// stream runs a command and hands its standard output to read. Its exit status is
+// no error: what read learns from the output is.
+func (r *runner) stream(cmd *exec.Cmd, read func(io.Reader) error) (exit int, err error) {
+	pipe, err := cmd.StdoutPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		return -1, fmt.Errorf("run %s: %w", cmd.Path, err)
+	}
+	rerr := read(pipe)
+	werr := cmd.Wait()
+	var status *exec.ExitError
+	switch {
+	case r.ctx.Err() != nil:
+		return -1, fmt.Errorf("run %s: %w", cmd.Path, context.Cause(r.ctx))
+	case rerr != nil:
+		return -1, rerr
+	case werr != nil && !errors.As(werr, &status):
+		return -1, fmt.Errorf("run %s: %w", cmd.Path, werr)
+	}
+	return cmd.ProcessState.ExitCode(), nil
+}

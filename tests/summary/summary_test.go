@@ -1,0 +1,135 @@
+package main
+
+import (
+	"bytes"
+	"strings"
+	"testing"
+)
+
+const module = "example.org/m"
+
+// play reads lines as the output of one `go test -json`.
+func play(t *tally, lines ...string) string {
+	var out bytes.Buffer
+	g := newGoTest(t, &out, module)
+	if err := g.read(strings.NewReader(strings.Join(lines, "\n"))); err != nil {
+		panic(err)
+	}
+	return out.String()
+}
+
+func TestPassesMerge(t *testing.T) {
+	tl := newTally()
+	out := play(tl,
+		`{"Action":"start","Package":"example.org/m/a"}`,
+		`{"Action":"output","Package":"example.org/m/a","Test":"TestKernel","Output":"=== RUN   TestKernel\n"}`,
+		`{"Action":"output","Package":"example.org/m/a","Test":"TestKernel","Output":"    k_test.go:12: missing capability ESP\n"}`,
+		`{"Action":"output","Package":"example.org/m/a","Test":"TestKernel","Output":"--- SKIP: TestKernel (0.00s)\n"}`,
+		`{"Action":"skip","Package":"example.org/m/a","Test":"TestKernel"}`,
+		`{"Action":"skip","Package":"example.org/m/a","Test":"TestNever"}`,
+		`{"Action":"pass","Package":"example.org/m/a","Test":"TestPure"}`,
+		`{"Action":"pass","Package":"example.org/m/a","Elapsed":1.5}`,
+		`{"Action":"skip","Package":"example.org/m/none"}`,
+		`go: warning`)
+	for _, want := range []string{"ok   a ", "1 passed, 2 skipped", "go: warning"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("output lacks %q:\n%s", want, out)
+		}
+	}
+	play(tl, `{"Action":"pass","Package":"example.org/m/a","Test":"TestKernel"}`, `{"Action":"pass","Package":"example.org/m/a"}`)
+	var rep bytes.Buffer
+	if !tl.report(&rep) {
+		t.Error("reported as failed")
+	}
+	want := "\nskipped:\n  no reason given\n    a TestNever\n\n2 passed, 0 failed, 1 skipped\n"
+	if rep.String() != want {
+		t.Errorf("got %q, want %q", rep.String(), want)
+	}
+}
+
+func TestFailures(t *testing.T) {
+	tl := newTally()
+	out := play(tl,
+		`{"Action":"output","Package":"example.org/m/a","Test":"TestX","Output":"    x_test.go:3: boom\n"}`,
+		`{"Action":"fail","Package":"example.org/m/a","Test":"TestX"}`,
+		`{"Action":"fail","Package":"example.org/m/a"}`,
+		`{"ImportPath":"example.org/m/b","Action":"build-output","Output":"b.go:1: syntax error\n"}`,
+		`{"ImportPath":"example.org/m/b","Action":"build-fail"}`,
+		`{"Action":"fail","Package":"example.org/m/b","FailedBuild":"example.org/m/b"}`)
+	for _, want := range []string{"FAIL a TestX", "boom", "syntax error"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("output lacks %q:\n%s", want, out)
+		}
+	}
+	tl.note("a TestX", result{verdict: passed}) // another pass does not heal it
+	var rep bytes.Buffer
+	if tl.report(&rep) {
+		t.Error("reported as passed")
+	}
+	if !strings.HasSuffix(rep.String(), "\n0 passed, 2 failed, 0 skipped\n") || !strings.Contains(rep.String(), "b: the package failed") {
+		t.Errorf("report:\n%s", rep.String())
+	}
+}
+
+func TestNothingRunIsNoSuccess(t *testing.T) {
+	var rep bytes.Buffer
+	if newTally().report(&rep) {
+		t.Error("reported as passed")
+	}
+}
+
+func TestSkipReason(t *testing.T) {
+	for _, tc := range []struct {
+		lines []string
+		want  string
+	}{
+		{nil, ""},
+		{[]string{"    a_test.go:1: first\n", "    need.go:56: missing capability ESP+plug\n"}, "missing capability ESP+plug"},
+		{[]string{"noise without a position\n"}, ""},
+	} {
+		if got := skipReason(tc.lines); got != tc.want {
+			t.Errorf("%q: %q, want %q", tc.lines, got, tc.want)
+		}
+	}
+}
+
+func TestParseVerdict(t *testing.T) {
+	for _, tc := range []struct {
+		line, name, reason string
+		v                  verdict
+	}{
+		{"PASS baseline                            9.2 s  [control: lost 0/5000]", "baseline", "", passed},
+		{"FAIL fleet                              66.2 s  [control: lost 1/500]  control: 1 of 500 packets lost", "fleet", "control: 1 of 500 packets lost", failed},
+		{"FAIL fleet                              66.2 s  build lab: no", "fleet", "build lab: no", failed},
+		{"SKIP baseline-nat                        0.0 s  missing capability ESP", "baseline-nat", "missing capability ESP", skipped},
+		{"3 scenarios: 1 passed, 1 failed, 1 skipped", "", "", 0},
+		{"PASS", "", "", 0},
+	} {
+		name, r, ok := parseVerdict(tc.line)
+		if ok != (tc.v != 0) || name != tc.name || r.verdict != tc.v || r.reason != tc.reason {
+			t.Errorf("%q: %q %+v %t", tc.line, name, r, ok)
+		}
+	}
+}
+
+func TestRatios(t *testing.T) {
+	const in = `goos: linux
+BenchmarkAdopt/10-2         	     100	     2000 ns/op	     12 B/op	       3 allocs/op
+BenchmarkAdopt/1000-2       	     100	     2500.0 ns/op
+BenchmarkSend-2             	     100	     10.5 ns/op	  99 MB/s
+PASS
+`
+	var out bytes.Buffer
+	n, err := readBench(strings.NewReader(in), &out)
+	if err != nil || n != 3 {
+		t.Fatal(n, err)
+	}
+	for _, want := range []string{"1.00 x  12 B/op", "  1.25 x", "Send ", "99 MB/s"} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("output lacks %q:\n%s", want, out.String())
+		}
+	}
+	if strings.Count(out.String(), " x") != 2 {
+		t.Errorf("a benchmark without variants has no ratio:\n%s", out.String())
+	}
+}
