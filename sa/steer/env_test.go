@@ -2,6 +2,7 @@ package steer
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
 	"os"
 	"runtime"
@@ -33,23 +34,27 @@ func inNetns(t testing.TB) {
 	}
 }
 
-// pinDir mounts a bpf file system of the test's own.
+// pinDir mounts a bpf file system of the test's own. Only a descriptor holds it,
+// so that a killed test leaves no mount behind.
 func pinDir(t testing.TB) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "steerpin")
 	if err != nil {
 		t.Fatal(err)
 	}
+	defer os.Remove(dir)
 	if err := unix.Mount("bpf", dir, "bpf", 0, ""); err != nil {
 		t.Skipf("missing capability bpf file system: %v", err)
 	}
-	t.Cleanup(func() {
-		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
-			t.Error(err)
-		}
-		os.Remove(dir)
-	})
-	return dir
+	fd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
+		t.Fatal(err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Close(fd) })
+	return fmt.Sprintf("/proc/self/fd/%d", fd)
 }
 
 func newSteer(t testing.TB, cfg Config) *Steer {
