@@ -143,7 +143,7 @@ func (a *Appliance) Status(ctx context.Context) (*v1.GetStatusResponse, error) {
 // gives up when the daemon has ended.
 func (a *Appliance) WaitStatus(ctx context.Context, what string, ok func(*v1.GetStatusResponse) bool) error {
 	var last *v1.GetStatusResponse
-	err := poll(ctx, 20*time.Millisecond, a.Name+": "+what, func() (bool, error) {
+	err := poll(ctx, 100*time.Millisecond, a.Name+": "+what, func() (bool, error) {
 		if !a.daemon.Alive() {
 			return true, nil
 		}
@@ -173,13 +173,6 @@ func (a *Appliance) WaitReady(ctx context.Context) error {
 			}
 		}
 		return n == home
-	})
-}
-
-// WaitShadowed waits until every slot that the appliance owns has a ready shadow.
-func (a *Appliance) WaitShadowed(ctx context.Context) error {
-	return a.WaitStatus(ctx, "owned slots shadowed", func(s *v1.GetStatusResponse) bool {
-		return s.Appliance.SlotsActive > 0 && s.Appliance.SlotsShadowed == s.Appliance.SlotsActive
 	})
 }
 
@@ -259,6 +252,7 @@ func (a *Appliance) Usage() (Usage, error) {
 		if u, err := usage(p); err == nil {
 			sum.CPU += u.CPU
 			sum.PSS += u.PSS
+			sum.Wakeups += u.Wakeups
 		}
 	}
 	return sum, err

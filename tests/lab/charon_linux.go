@@ -123,21 +123,16 @@ func (c *charon) stream(name, event string, m *vici.Message) ([]*vici.Message, e
 const psk = "a pre-shared key of the lab"
 
 func (c *charon) loadCredentials(ca []byte, own credential, cert bool) error {
-	cmds := []struct {
+	type command struct {
 		name string
 		m    *vici.Message
-	}{{"load-shared", msg("id", "lab", "type", "IKE", "data", psk, "owners", []string{"%any"})}}
+	}
+	cmds := []command{{"load-shared", msg("id", "lab", "type", "IKE", "data", psk, "owners", []string{"%any"})}}
 	if cert {
-		cmds = cmds[:0]
-		for _, x := range []struct {
-			name string
-			m    *vici.Message
-		}{
+		cmds = []command{
 			{"load-cert", msg("type", "X509", "flag", "CA", "data", string(ca))},
 			{"load-cert", msg("type", "X509", "flag", "NONE", "data", string(own.cert))},
 			{"load-key", msg("type", "any", "data", string(own.key))},
-		} {
-			cmds = append(cmds, x)
 		}
 	}
 	for _, x := range cmds {
@@ -175,7 +170,7 @@ func (c *charon) loadClient(p *ikePKI, s ConnSpec, id, local string) error {
 	}
 	lo, re := authParts(s.Cert, id, own.cert, GatewayID)
 	child := msg("remote_ts", []string{InsideNet.String()}, "esp_proposals", []string{s.esp()}, "mode", "tunnel",
-		"rekey_time", orZero(s.ChildRekey), "dpd_action", "none", "close_action", "none")
+		"rekey_time", orZero(s.ChildRekey), "dpd_action", lossAction(s), "close_action", "none")
 	if s.Window > 0 {
 		if err := child.Set("replay_window", fmt.Sprint(s.Window)); err != nil {
 			return fmt.Errorf("build connection of %s: %w", c.name, err)
@@ -184,9 +179,24 @@ func (c *charon) loadClient(p *ikePKI, s ConnSpec, id, local string) error {
 	_, err = c.command("load-conn", msg("home", msg(
 		"version", "2", "local_addrs", []string{local}, "remote_addrs", []string{VIP.String()}, "vips", []string{"0.0.0.0"},
 		"mobike", yesNo(s.Mobike), "encap", yesNo(s.Encap), "proposals", []string{ikeProposal},
-		"rekey_time", orZero(s.IKERekey), "dpd_delay", orZero(s.DPD), "keyingtries", "1",
+		"rekey_time", orZero(s.IKERekey), "dpd_delay", orZero(s.DPD), "keyingtries", keyingTries(s),
 		"local", lo, "remote", re, "children", msg("net", child))))
 	return err
+}
+
+func lossAction(s ConnSpec) string {
+	if s.Reconnect {
+		return "restart"
+	}
+	return "none"
+}
+
+// keyingTries: 0 goes on for ever.
+func keyingTries(s ConnSpec) string {
+	if s.Reconnect {
+		return "0"
+	}
+	return "1"
 }
 
 func orZero(d string) string {

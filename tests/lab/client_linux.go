@@ -87,9 +87,6 @@ func (c *Client) SA() (IKESA, error) {
 	return up[0], nil
 }
 
-// SAs lists all IKE_SAs of the client.
-func (c *Client) SAs() ([]IKESA, error) { return c.charon.list() }
-
 // Inner is the inner address that the gateway assigned.
 func (c *Client) Inner() (netip.Addr, error) {
 	s, err := c.SA()

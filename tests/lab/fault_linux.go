@@ -74,10 +74,7 @@ func (k *Link) Impair(i Impairment) error {
 	return errors.Join(k.A.impair(k.DevA, i), k.B.impair(k.DevB, i))
 }
 
-// ImpairFromA and ImpairFromB apply i one way only.
-func (k *Link) ImpairFromA(i Impairment) error { return k.A.impair(k.DevA, i) }
-
-// ImpairFromB applies i to what B sends.
+// ImpairFromB applies i one way only, to what B sends.
 func (k *Link) ImpairFromB(i Impairment) error { return k.B.impair(k.DevB, i) }
 
 func (n *Netns) impair(dev string, i Impairment) error {

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"net/netip"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
@@ -175,29 +174,6 @@ func (n *Netns) DropIKE(dev string, hook Hook, m IKEMatch) (*Filter, error) {
 // DropAll drops everything at an interface, without a change of the link's state.
 func (n *Netns) DropAll(dev string, hook Hook) (*Filter, error) {
 	return n.attach(dev, hook, math.MaxUint64, func(s *ebpf.Map) asm.Instructions { return dropTail(s) })
-}
-
-// DropTo drops IPv4 packets to or from addr at an interface.
-func (n *Netns) DropTo(dev string, hook Hook, addr netip.Addr) (*Filter, error) {
-	a := addr.As4()
-	want := int32(uint32(a[0])<<24 | uint32(a[1])<<16 | uint32(a[2])<<8 | uint32(a[3]))
-	return n.attach(dev, hook, math.MaxUint64, func(s *ebpf.Map) asm.Instructions {
-		ins := asm.Instructions{asm.Mov.Reg(rCtx, asm.R1), asm.Mov.Imm(rOff, 0)}
-		ins = append(ins, load(stkL2, 0, 34)...)
-		ins = append(ins,
-			asm.LoadMem(asm.R1, asm.RFP, stkL2+12, asm.Half), asm.HostTo(asm.BE, asm.R1, asm.Half),
-			asm.JNE.Imm(asm.R1, 0x0800, vxOut),
-			asm.LoadMem(asm.R1, asm.RFP, stkL2+26, asm.Word), asm.HostTo(asm.BE, asm.R1, asm.Word),
-			// Compared as 32 bits: the immediate of a 64-bit jump is sign-extended.
-			asm.Mov.Imm32(asm.R2, want),
-			asm.JEq.Reg(asm.R1, asm.R2, "drop"),
-			asm.LoadMem(asm.R1, asm.RFP, stkL2+30, asm.Word), asm.HostTo(asm.BE, asm.R1, asm.Word),
-			asm.JNE.Reg(asm.R1, asm.R2, vxOut),
-		)
-		tail := dropTail(s)
-		tail[0] = tail[0].WithSymbol("drop")
-		return append(ins, tail...)
-	})
 }
 
 func newState(left uint64) (*ebpf.Map, error) {

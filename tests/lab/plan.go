@@ -103,6 +103,9 @@ type ConnSpec struct {
 	Window int
 	// Mobike lets the client announce a changed address (RFC 4555).
 	Mobike bool
+	// Reconnect starts a new session when DPD finds the gateway gone. Without it a
+	// lost session stays lost, so that no test takes a new one for the old.
+	Reconnect bool
 	// Initiator rekey times; off if empty.
 	ChildRekey, IKERekey string
 }
@@ -153,7 +156,7 @@ type Options struct {
 
 // BFD is the failure detection between routers and appliances.
 type BFD struct {
-	Interval   time.Duration // 50 ms if 0
+	Interval   time.Duration // 100 ms if 0
 	Multiplier int           // 3 if 0
 }
 
@@ -174,7 +177,7 @@ func (o Options) withDefaults() (Options, error) {
 		return o, fmt.Errorf("build lab: %d clients, at most 250 fit the addressing plan", len(o.Clients))
 	}
 	if o.BFD.Interval == 0 {
-		o.BFD.Interval = 50 * time.Millisecond
+		o.BFD.Interval = 100 * time.Millisecond
 	}
 	if o.BFD.Multiplier == 0 {
 		o.BFD.Multiplier = 3

@@ -145,6 +145,9 @@ func (p *Proc) Terminate(ctx context.Context) error {
 type Usage struct {
 	CPU time.Duration `json:"cpu_ns"`
 	PSS uint64        `json:"pss_bytes"`
+	// Wakeups is how often its threads went to sleep: in user-mode Linux the
+	// number, not the work, is what costs.
+	Wakeups uint64 `json:"wakeups"`
 }
 
 // Usage reads the CPU time (user and system) and the proportional memory.
@@ -166,6 +169,21 @@ func usage(pid int) (Usage, error) {
 			return Usage{}, fmt.Errorf("read usage of %d: %w", pid, err)
 		}
 		u.CPU += time.Duration(n) * 10 * time.Millisecond
+	}
+	tasks, err := filepath.Glob(filepath.Join(dir, "task/*/status"))
+	if err != nil {
+		return Usage{}, fmt.Errorf("read usage of %d: %w", pid, err)
+	}
+	for _, t := range tasks {
+		// A thread may end meanwhile.
+		b, _ := os.ReadFile(t)
+		if _, v, ok := strings.Cut(string(b), "\nvoluntary_ctxt_switches:"); ok {
+			var n uint64
+			if _, err := fmt.Sscan(v, &n); err != nil {
+				return Usage{}, fmt.Errorf("read usage of %d: %w", pid, err)
+			}
+			u.Wakeups += n
+		}
 	}
 	m, err := os.ReadFile(filepath.Join(dir, "smaps_rollup"))
 	if err != nil {

@@ -43,11 +43,9 @@ func newReceiver(c *net.UDPConn, flow uint32, capacity int, epoch time.Time) (r 
 			err = errors.Join(fmt.Errorf("make receiver: %w", err), r.close())
 		}
 	}()
-	var ts unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts); err != nil {
+	if r.skew, err = clockSkew(epoch); err != nil {
 		return r, err
 	}
-	r.skew = ts.Nano() - int64(time.Since(epoch))
 	spec := ebpf.MapSpec{Name: "lab_receipts", Type: ebpf.Array, KeySize: 4, ValueSize: uint32(receiptSize), MaxEntries: uint32(capacity), Flags: unix.BPF_F_MMAPABLE}
 	if r.receipts, err = ebpf.NewMap(&spec); err != nil {
 		return r, err
@@ -74,6 +72,25 @@ func newReceiver(c *net.UDPConn, flow uint32, capacity int, epoch time.Time) (r 
 		serr = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_ATTACH_BPF, r.prog.FD())
 	})
 	return r, errors.Join(err, serr)
+}
+
+// clockSkew is what the kernel's monotonic clock showed at epoch. Both clocks are
+// the same, but reading them takes time: the closest of a few readings counts.
+func clockSkew(epoch time.Time) (skew int64, err error) {
+	best := int64(-1)
+	for range 10 {
+		var ts unix.Timespec
+		before := int64(time.Since(epoch))
+		if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts); err != nil {
+			return 0, fmt.Errorf("read clock: %w", err)
+		}
+		after := int64(time.Since(epoch))
+		if d := after - before; best < 0 || d < best {
+			// Rounded up: a receipt is never dated later than it came.
+			best, skew = d, ts.Nano()-before
+		}
+	}
+	return skew, nil
 }
 
 // program is the filter. At a UDP socket the packet begins with the UDP header.

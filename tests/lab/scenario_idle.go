@@ -23,8 +23,9 @@ func init() {
 			idle1, all1 := cpuTicks(t)
 			for _, n := range sortedKeys(after) {
 				share := float64(after[n].CPU-before[n].CPU) / float64(span) * 100
-				t.Logf("%s: %.1f%% of one processor, %.1f MB", n, share, float64(after[n].PSS)/1e6)
-				t.Metric(n, map[string]any{"cpu_percent": share, "pss_bytes": after[n].PSS})
+				wake := float64(after[n].Wakeups-before[n].Wakeups) / span.Seconds()
+				t.Logf("%s: %.1f%% of one processor, %.0f wake-ups a second, %.1f MB", n, share, wake, float64(after[n].PSS)/1e6)
+				t.Metric(n, map[string]any{"cpu_percent": share, "wakeups_per_second": wake, "pss_bytes": after[n].PSS})
 			}
 			busy := 100 - 100*float64(idle1-idle0)/float64(max(all1-all0, 1))
 			t.Logf("whole machine: %.1f%% busy", busy)
