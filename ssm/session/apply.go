@@ -76,12 +76,12 @@ func (l *Ledger) ikeAdd(id sa.IKEID, e Effect, v charon.Version) error {
 
 func (l *Ledger) ikeUpdate(id sa.IKEID, e Effect, o *Output) error {
 	if h := l.halves.byID[id]; h != nil {
-		h.hold(e)
 		// The twin takes an IKE_SA to be up when it knows its connection.
-		if !e.Attrs.has(charon.ConfigName) {
-			return nil
+		if e.Attrs.has(charon.ConfigName) {
+			h.effects = append(h.effects, e)
+			return l.complete(h, o)
 		}
-		return l.complete(h, e.At, o)
+		return l.hold(h, e)
 	}
 	s := l.byIKE[id]
 	if s == nil {
@@ -99,10 +99,12 @@ func (l *Ledger) ikeUpdate(id sa.IKEID, e Effect, o *Output) error {
 }
 
 // hold keeps what arrives before the IKE_SA is up.
-func (h *half) hold(e Effect) {
-	if len(h.effects) < MaxEffects {
-		h.effects = append(h.effects, e)
+func (l *Ledger) hold(h *half, e Effect) error {
+	if len(h.effects) >= MaxEffects {
+		return l.refuse(&RefusedError{Type: e.Type, IKE: h.id, Reason: ErrLimit, Detail: "messages while it is half open"})
 	}
+	h.effects = append(h.effects, e)
+	return nil
 }
 
 func (l *Ledger) childAdd(id sa.IKEID, e Effect, birth func() sa.Birth, o *Output) error {
@@ -117,8 +119,7 @@ func (l *Ledger) childAdd(id sa.IKEID, e Effect, birth func() sa.Birth, o *Outpu
 	switch {
 	case h != nil:
 		e.Birth = birth()
-		h.hold(e)
-		return nil
+		return l.hold(h, e)
 	case s == nil || !s.has(id):
 		return refuse(ErrUnknownSA, "")
 	case s.children() >= MaxChildren || s.weight()+e.Attrs.weight() > maxWeight:
@@ -197,8 +198,7 @@ func (l *Ledger) ikeDelete(id sa.IKEID, e Effect, o *Output) error {
 	}
 	if hs := l.halves.successors(id); len(hs) > 0 {
 		for _, h := range hs {
-			h.deletedOld = e.At
-			h.hold(e)
+			h.deletedOld = e.At // its IKE_ADD implies the rest
 		}
 		return nil
 	}

@@ -23,19 +23,17 @@ func (d *Document) apply(e Effect) {
 		}
 		n := newGeneration(e.Attrs)
 		n.Update = e.Attrs.only(charon.IKEID)
-		if n.RekeyOf != nil {
-			if old := d.generation(*n.RekeyOf); old != nil {
-				// charon announces inner addresses once in the life of a
-				// session; the ancestor that carries them will be forgotten.
-				n.Update = n.Update.merge(old.Update.only(charon.LocalVIP, charon.RemoteVIP))
-			}
+		if old := d.Live(); old != nil {
+			// charon announces inner addresses once in the life of a
+			// session; the ancestor that carries them will be forgotten.
+			n.Update = n.Update.merge(old.Update.only(charon.LocalVIP, charon.RemoteVIP))
 		}
 		for i := range d.IKE {
 			d.IKE[i].Deleted = true // charon moved its children to the new one
 		}
 		d.IKE = append(d.IKE, n)
 	case charon.IKEUpdate:
-		if g != nil {
+		if g != nil && g == d.Live() { // ancestors exist no more
 			g.Update = g.Update.merge(e.Attrs.without(charon.IKEID))
 		}
 	case charon.IKEDelete:

@@ -55,8 +55,12 @@ func (hs *halves) successors(id sa.IKEID) []*half {
 
 // complete makes an IKE_SA out of a half-open one: the first of a session, or
 // the successor of a generation.
-func (l *Ledger) complete(h *half, now time.Time, o *Output) error {
+func (l *Ledger) complete(h *half, o *Output) error {
 	l.halves.remove(h)
+	if l.byIKE[h.id] != nil {
+		return l.refuse(&RefusedError{Type: charon.IKEAdd, IKE: h.id, Reason: ErrDuplicate, Detail: "it was rekeyed before it was up"})
+	}
+	l.dropTaken(h)
 	var s *session
 	if h.rekeyOf != nil {
 		s = l.byIKE[*h.rekeyOf]
@@ -94,6 +98,23 @@ func (l *Ledger) complete(h *half, now time.Time, o *Output) error {
 	}
 	l.publish(s, o)
 	return nil
+}
+
+// dropTaken refuses held children whose SPI another child got meanwhile.
+func (l *Ledger) dropTaken(h *half) {
+	held := map[sa.SPI]bool{}
+	h.effects = slices.DeleteFunc(h.effects, func(e Effect) bool {
+		if e.Type != charon.ChildAdd {
+			return false
+		}
+		in, _ := e.Attrs.spi(charon.InSPI)
+		taken := held[in] || l.bySPI[in] != nil
+		held[in] = true
+		if taken {
+			l.stats.Duplicates++
+		}
+		return taken
+	})
 }
 
 // begin starts a session. Its IKE_AUTH exchange is committed at once: there is

@@ -14,6 +14,11 @@ func (l *Ledger) index(s *session) {
 	spis := map[sa.SPI]bool{}
 	for _, g := range s.doc.IKE {
 		ikes[g.ID] = true
+		// An IKE_SA must not appear after its successor: a twin would take
+		// the successor to replace it.
+		if g.RekeyOf != nil && (l.byIKE[*g.RekeyOf] == nil || l.byIKE[*g.RekeyOf] == s) {
+			ikes[*g.RekeyOf] = true
+		}
 	}
 	for _, c := range s.doc.Children {
 		spis[c.In] = true
