@@ -25,8 +25,10 @@ import (
 	"github.com/shadowcast/shadowcast/ssm/peer"
 )
 
-// tickInterval drives the core's timers: half the shortest probe interval.
-const tickInterval = 25 * time.Millisecond
+// tickInterval drives the core's timers: twice in a probe interval.
+func (a *Appliance) tickInterval() time.Duration {
+	return max(a.cfg.Fleet.Probe.Interval/2, 10*time.Millisecond)
+}
 
 // messageKind is the datagram kind of a core message, JSON in the payload.
 const messageKind peer.Kind = 1
@@ -248,7 +250,7 @@ func (a *Appliance) prepareKernel(ctx context.Context) (err error) {
 
 // loop is the only goroutine that touches the core.
 func (a *Appliance) loop(ctx context.Context) error {
-	tick := time.NewTicker(tickInterval)
+	tick := time.NewTicker(a.tickInterval())
 	defer tick.Stop()
 	for {
 		select {

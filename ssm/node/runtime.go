@@ -32,7 +32,7 @@ const (
 )
 
 // tickEvery drives the ledger's timers and the audit of a twin.
-const tickEvery = 200 * time.Millisecond
+const tickEvery = 400 * time.Millisecond
 
 // sampleEvery is how often an owner confirms unchanged replay samples; active SAs
 // report by themselves every second.

@@ -47,8 +47,8 @@ func (l *Lab) newFleet() (*fleet, error) {
 	names := l.opt.Appliances
 	f.shared = config.Fleet{
 		VIPs: []netip.Addr{VIP}, DeadMan: time.Second,
-		Probe:    config.Probe{Interval: 50 * time.Millisecond, Lost: 3},
-		Handover: config.Handover{HoldCap: 100 * time.Millisecond, DrainTime: time.Second, HoldDown: 2 * time.Second},
+		Probe:    config.Probe{Interval: 100 * time.Millisecond, Lost: 3},
+		Handover: config.Handover{HoldCap: 100 * time.Millisecond, DrainTime: time.Second, HoldDown: time.Hour},
 		// An odd number of them keeps the ticket log.
 		Registrars: names[:min(len(names)-1+len(names)%2, 5)],
 	}

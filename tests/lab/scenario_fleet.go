@@ -120,7 +120,7 @@ func slotAt(ctx context.Context, a *Appliance, slot uint32) *v1.Slot {
 // owned waits until somebody owns the slot.
 func owned(t *T, l *Lab, slot uint32, not *Appliance) *Appliance {
 	var got *Appliance
-	t.Check(poll(t.Context(), 20*time.Millisecond, fmt.Sprintf("an owner of slot %d", slot), func() (bool, error) {
+	t.Check(poll(t.Context(), 100*time.Millisecond, fmt.Sprintf("an owner of slot %d", slot), func() (bool, error) {
 		got = owner(t, l, slot)
 		return got != nil && got != not, nil
 	}))
