@@ -13,6 +13,7 @@
 // accepted when its chain ends at our CA, both names agree, and the fleet is
 // ours.
 //
-// Keys are ECDSA P-256: Go and every strongSwan of the 5.9 series read them with
-// their default plugins.
+// Keys are Ed25519: Go reads them, and strongSwan 5.9 with the plugins of its base
+// package; for ECDSA it would take its openssl plugin. Certificates of another CA
+// with other keys are accepted.
 package pki

@@ -2,8 +2,7 @@ package pki
 
 import (
 	"crypto"
-	"crypto/ecdsa"
-	"crypto/elliptic"
+	"crypto/ed25519"
 	"crypto/rand"
 	"crypto/x509"
 	"crypto/x509/pkix"
@@ -82,7 +81,7 @@ func Init(dir string, o Options) (Made, error) {
 	if !fleetForm.MatchString(o.Fleet) {
 		return Made{}, fmt.Errorf("make CA: fleet %q: want 3 to 32 lower-case letters, digits and hyphens", o.Fleet)
 	}
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	_, key, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
 		return Made{}, fmt.Errorf("make CA: %w", err)
 	}
@@ -147,7 +146,7 @@ func issue(dir, name string, addresses []netip.Addr, o Options) (Made, error) {
 	if !notAfter.After(o.Now) {
 		return Made{}, fmt.Errorf("the CA expired at %s", ca.NotAfter.UTC().Format(time.RFC3339))
 	}
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	_, key, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
 		return Made{}, err
 	}
