@@ -19,7 +19,7 @@ var defaultModules = []string{
 	"xfrm_user", "xfrm_algo", "esp4", "esp6", "xfrm4_tunnel", "xfrm6_tunnel", "xfrm_interface",
 	"gcm", "ccm", "seqiv", "echainiv", "authenc", "cbc", "ctr", "hmac", "sha256_generic", "sha512_generic", "aes_generic", "ghash_generic", "gf128mul", "chacha20poly1305", "drbg",
 	"veth", "tun", "dummy", "ifb", "vrf", "bridge", "8021q",
-	"ipip", "tunnel4", "ip_tunnel", "ip6_tunnel", "tunnel6", "sit",
+	"ipip", "tunnel4", "ip_tunnel", "ip6_tunnel", "tunnel6", "sit", "gre", "ip_gre",
 	"sch_netem", "sch_plug", "sch_ingress", "sch_fq", "cls_bpf", "cls_u32", "cls_matchall", "act_gact", "act_mirred", "act_bpf",
 	"nf_tables", "nf_conntrack", "nf_nat", "ip_tables", "iptable_nat", "iptable_filter", "iptable_mangle", "xt_MASQUERADE", "xt_conntrack", "xt_nat", "xt_tcpudp", "xt_policy",
 	"ipv6", "af_packet", "af_key", "inet_diag", "unix_diag",
