@@ -30,7 +30,7 @@ found, operators' calls. The log is in memory and bounded; the journal has all.
 With -o json every event is one line.`,
 		Example: `  shadowctl events --since 10m
   shadowctl events --follow --slot 1
-  shadowctl events -o json | jq -r 'select(.kind == "slot.claimed") | .reason'`,
+  shadowctl events -o json | jq -r 'select(.kind == "claim") | .reason'`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			req := &v1.WatchEventsRequest{Follow: follow, Slot: slot}

@@ -4,7 +4,8 @@
 // them that need a user-mode Linux guest once more without it, lab scenarios,
 // short fuzz runs), the merging of their results, and the last line of the
 // output. It decides nothing about a test: what fails, fails there. scripts/test.sh,
-// scripts/fuzz.sh and scripts/bench.sh call it.
+// scripts/fuzz.sh and scripts/bench.sh call it. Besides, it turns the demo's report
+// into the table of the README.
 //
 // Data flow: child process -> stdout, line by line (`go test -json`, the verdicts
 // of shadowlab, benchmark lines) -> tally -> report on stdout.

@@ -19,6 +19,8 @@ const usage = `usage: summary [all]
        summary lab [SCENARIO...]           lab scenarios
        summary fuzz [TIME [PACKAGE...]]    fuzz targets, each for TIME (default 3s)
        summary bench [TIME [PACKAGE...]]   benchmarks, each for TIME (default 100ms)
+       summary figures [REPORT]            the demo's report as a table in Markdown
+                                           (default out/demo/report.json)
 
 The last line on stdout is "N passed, N failed, N skipped"; the exit status is 0
 when nothing failed and something passed. GO names the go command, TESTFLAGS is
@@ -58,6 +60,12 @@ func run(ctx context.Context, args []string, out io.Writer) (ok bool, err error)
 	what := "all"
 	if len(args) > 0 {
 		what, args = args[0], args[1:]
+	}
+	if what == "figures" {
+		if len(args) > 1 {
+			return false, errUsage
+		}
+		return true, figures(cmp.Or(strings.Join(args, ""), "out/demo/report.json"), out)
 	}
 	r := &runner{ctx: ctx, out: out, t: newTally(), goCmd: cmp.Or(os.Getenv("GO"), "go"), flags: strings.Fields(os.Getenv("TESTFLAGS")), began: time.Now()}
 	if r.module, err = r.goOutput("list", "-m"); err != nil {
