@@ -67,7 +67,7 @@ func command() *cobra.Command {
 	run.Flags().StringVar(&r.BinDir, "bin", "", "directory of shadowcastd (default: $SHADOWCAST_BIN, then beside shadowlab)")
 	run.Flags().BoolVarP(&r.Verbose, "verbose", "v", false, "tell progress")
 	run.Flags().StringVar(&memory, "memory", uml.DefaultMemory, "memory of the user-mode Linux guest")
-	root.AddCommand(list, run)
+	root.AddCommand(list, run, demoCommand())
 	return root
 }
 
@@ -77,12 +77,13 @@ func inGuest(ctx context.Context, memory string, ss []lab.Scenario) error {
 	for _, s := range ss {
 		limit += s.Timeout + 10*time.Second
 	}
-	code, err := uml.Run(ctx, uml.Options{Memory: memory, Timeout: limit})
-	if err != nil {
-		return err
+	return exitOf(uml.Run(ctx, uml.Options{Memory: memory, Timeout: limit}))
+}
+
+// exitOf turns a guest's exit status into an error; it has said why itself.
+func exitOf(code int, err error) error {
+	if err == nil && code != 0 {
+		err = errFailed
 	}
-	if code != 0 {
-		return errFailed
-	}
-	return nil
+	return err
 }

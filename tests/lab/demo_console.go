@@ -23,7 +23,7 @@ type console struct {
 // How often progress is told.
 const (
 	liveEvery  = 250 * time.Millisecond
-	plainEvery = 2 * time.Second
+	plainEvery = 3 * time.Second
 	liveWidth  = 79
 )
 
@@ -115,7 +115,7 @@ func traffic(s *Stream) func() string {
 		if n.downGot != last {
 			last, since = n.downGot, time.Now()
 		}
-		text := fmt.Sprintf("to server %s/%s  to client %s/%s received",
+		text := fmt.Sprintf("up %s/%s  down %s/%s",
 			thousands(n.upGot-base.upGot), thousands(n.upSent-base.upSent), thousands(n.downGot-base.downGot), thousands(n.downSent-base.downSent))
 		if d := time.Since(since); d > 300*time.Millisecond {
 			text += fmt.Sprintf("  SILENT %.1f s", d.Seconds())

@@ -17,20 +17,23 @@ const (
 	reconnectLimit = 45 * time.Second
 )
 
+// entry is where all packets for the VIP enter while it lives. New clients land in
+// its slot.
+const entry = "ams"
+
 // story is one lab of the demo while it plays.
 type story struct {
 	t   *T
 	l   *Lab
 	c   *console
 	rep *Report
-	s   *session
+	s   *attached
 }
 
 // begin brings the fleet up and connects the client.
 func (d *story) begin() {
 	t, l := d.t, d.l
-	// All packets for the VIP enter at ams, and the client lands in its slot.
-	t.Check(enterAt(l, "ams"))
+	t.Check(enterAt(l, entry))
 	for _, a := range l.Appliances() {
 		// The demo itself says when a slot returns home.
 		a.Config.Fleet.Handover.HoldDown = time.Hour
@@ -41,18 +44,38 @@ func (d *story) begin() {
 		what = "shadowing is off"
 	}
 	d.c.say("ams, fra and lhr are up, %s", what)
+	d.c.during(waiting("packets for the VIP enter at "+entry), d.routed)
 	at := time.Now()
 	d.c.during(waiting("the client connects"), func() { d.s = join(t, l, 0) })
 	inner, err := d.s.Inner()
 	t.Check(err)
 	acc, err := d.s.Client.IKE()
 	t.Check(err)
-	o := owner(t, l, d.s.slot)
-	if o == nil {
-		t.Fatalf("nobody owns slot %d", d.s.slot)
-	}
+	o := d.ownerNow()
 	d.c.say("client connected and under traffic after %.1f s: slot %d on %s, inner address %s (%s)", time.Since(at).Seconds(), d.s.slot, o.Name, inner, acc)
+	if o.Name != entry {
+		t.Fatalf("the client landed on %s, want %s", o.Name, entry)
+	}
 	d.versions()
+}
+
+// ownerNow returns who owns the client's slot; nobody ends the demo.
+func (d *story) ownerNow() *Appliance {
+	o := owner(d.t, d.l, d.s.slot)
+	if o == nil {
+		d.t.Fatalf("nobody owns slot %d", d.s.slot)
+	}
+	return o
+}
+
+// routed waits until the client's router sends packets for the VIP to the entry.
+func (d *story) routed() {
+	ctx, cancel := context.WithTimeoutCause(d.t.Context(), 30*time.Second, errors.New("not within 30 s"))
+	defer cancel()
+	d.t.Check(poll(ctx, 50*time.Millisecond, "the route of the VIP over "+entry, func() (bool, error) {
+		text, err := d.l.Router("r1", "show route for "+VIP.String()+" primary")
+		return strings.Contains(text, " on "+entry), err
+	}))
 }
 
 // versions asks the daemons themselves.
@@ -86,14 +109,22 @@ func (d *story) ready() {
 	d.c.during(waiting("shadows are armed again"), func() { allReady(d.t, d.l) })
 }
 
+// end says at once what went wrong; collecting the evidence takes a while.
+func (d *story) end() {
+	if f := d.t.firstFailure(); f != "" {
+		d.c.say("FAILED: %s; collecting logs", f)
+	}
+}
+
 // shadowed is the fleet as it is meant to be.
 func (d *story) shadowed() {
+	defer d.end()
 	t, l := d.t, d.l
 	d.begin()
 	d.play("control", "control: no fault", func(*Observation) { pause(t, 3*time.Second) })
-	// Round the fleet, and home for the power cut of the appliance that is both the
-	// owner and the entry.
-	for i, to := range []string{"fra", "lhr", "ams", "fra", "ams"} {
+	// Round the fleet, and home for the power cut: of the appliance that is both
+	// the owner and the entry.
+	for i, to := range [plannedMoves]string{"fra", "lhr", entry, "fra", entry} {
 		d.ready()
 		d.handover("planned", fmt.Sprintf("planned handover %d of %d", i+1, plannedMoves), to, plannedPackets)
 	}
@@ -118,10 +149,7 @@ func (d *story) shadowed() {
 // handover moves the client's slot under traffic until at least n packets are sent.
 func (d *story) handover(name, title, to string, n int) {
 	t := d.t
-	from := owner(t, d.l, d.s.slot)
-	if from == nil {
-		t.Fatalf("%s: nobody owns slot %d", title, d.s.slot)
-	}
+	from := d.ownerNow()
 	base := d.s.counts().sent()
 	d.play(name, fmt.Sprintf("%s: %s -> %s", title, from.Name, to), func(o *Observation) {
 		pause(t, 500*time.Millisecond)
@@ -137,6 +165,17 @@ func (d *story) handover(name, title, to string, n int) {
 	}
 }
 
+// firstFailure is the first line of what the scenario failed by.
+func (t *T) firstFailure() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(t.res.Failures) == 0 {
+		return ""
+	}
+	first, _, _ := strings.Cut(t.res.Failures[0], "\n")
+	return first
+}
+
 // phaseText leaves out what every phase of an operator's move says.
 func phaseText(p *v1.HandoverProgress) string {
 	return strings.TrimSuffix(p.Message, ": the operator asked for it")
@@ -145,12 +184,12 @@ func phaseText(p *v1.HandoverProgress) string {
 // powerCut kills the owner.
 func (d *story) powerCut() (victim *Appliance) {
 	t := d.t
-	if victim = owner(t, d.l, d.s.slot); victim == nil {
-		t.Fatalf("power cut: nobody owns slot %d", d.s.slot)
-	}
+	victim = d.ownerNow()
 	d.play("power-cut", "power cut of "+victim.Name+", owner and entry", func(o *Observation) {
 		pause(t, time.Second)
 		at := d.cut(o, victim)
+		// Nobody asks the survivors while they take over.
+		pause(t, time.Second)
 		heir := owned(t, d.l, d.s.slot, victim)
 		claimed := at
 		if dt, ok := detection(t, heir, d.s.slot); ok {
@@ -170,8 +209,10 @@ func (d *story) powerCut() (victim *Appliance) {
 			}
 			o.Mark(when, heir.Name+": "+e.Message)
 		}
-		o.Detected(claimed)
-		pause(t, 2*time.Second)
+		if claimed.After(at) {
+			o.Detected(claimed)
+		}
+		pause(t, 1500*time.Millisecond)
 	})
 	return victim
 }
@@ -230,95 +271,4 @@ func answeredDPD(a *IKEAccount) bool {
 		}
 	}
 	return false
-}
-
-// unshadowed is the same power cut where nobody has a copy of the session.
-func (d *story) unshadowed() {
-	t, l := d.t, d.l
-	d.c.print("")
-	d.c.say("for comparison: the same fleet, the same client, shadowing switched off")
-	d.begin()
-	d.play("control-unshadowed", "control: no fault", func(*Observation) { pause(t, time.Second) })
-	victim := owner(t, l, d.s.slot)
-	if victim == nil {
-		t.Fatalf("power cut: nobody owns slot %d", d.s.slot)
-	}
-	title := "power cut of " + victim.Name + " without shadowing"
-	d.c.say("%s", title)
-	d.c.say("  only the client's own DPD can tell: it asks after 2 s of silence, gives up after 6 retransmits")
-	d.c.say("  in 24 s and connects anew. That is a hasty client: strongSwan's defaults take 165 s, without DPD for ever")
-	old := d.s.Stream
-	var sc Scene
-	var up, down []int
-	d.c.during(traffic(old), func() { sc, up, down = d.lose(old, victim) })
-	d.add(sc, title, up, down)
-}
-
-// lose cuts the power and waits until the client has a new session; what is sent in
-// that one counts in the scene too.
-func (d *story) lose(old *Stream, victim *Appliance) (sc Scene, up, down []int) {
-	t, c := d.t, d.s.Client
-	before, err := c.SA()
-	t.Check(err)
-	o, err := d.l.Observe(c, old)
-	t.Check(err)
-	pause(t, time.Second)
-	at := d.cut(o, victim)
-	ctx, cancel := context.WithTimeoutCause(t.Context(), reconnectLimit, fmt.Errorf("no new session within %s", reconnectLimit))
-	defer cancel()
-	err = poll(ctx, 20*time.Millisecond, "a new session", func() (bool, error) {
-		now, err := c.SA()
-		return err == nil && now.SPIi != before.SPIi, err
-	})
-	var again *Stream
-	if err == nil {
-		o.Mark(time.Now(), "the client has a new session")
-		d.c.say("  the client has a new session")
-		old.StopSending()
-		again, err = d.l.StartStream(c, Rate{PPS: 500, Size: 200})
-		t.Check(err)
-		if err := again.WaitReceived(ctx, 500); err != nil {
-			t.Logf("%v", err)
-		}
-	}
-	sc, err = o.End(t.Context(), "power-cut-unshadowed")
-	t.Check(err)
-	up, down = old.arrivals(sc.From, sc.To, bucketWidth)
-	if again != nil {
-		r := again.Report(sc.From, sc.To)
-		sc.Up, sc.Down = sc.Up.plus(r.Up), sc.Down.plus(r.Down)
-		sc.Sent, sc.Lost = sc.Up.Sent+sc.Down.Sent, sc.Up.Lost+sc.Down.Lost
-		// Through the old session nothing ever came again; if it did, it is the
-		// earlier one that counts.
-		u, w := again.Outage(at)
-		sc.OutageUpMS, sc.OutageMS = sooner(sc.OutageUpMS, outageMS(u)), sooner(sc.OutageMS, outageMS(w))
-		u2, d2 := again.arrivals(sc.From, sc.To, bucketWidth)
-		for i := range up {
-			up[i] += u2[i]
-			down[i] += d2[i]
-		}
-	}
-	t.Scene(sc)
-	return sc, up, down
-}
-
-// sooner is the shorter of two outages, of which a negative one never ended.
-func sooner(a, b float64) float64 {
-	if a < 0 || b >= 0 && b < a {
-		return b
-	}
-	return a
-}
-
-// plus adds up two streams' accounts of one direction.
-func (d Direction) plus(e Direction) Direction {
-	n := d.Received + e.Received
-	if n > 0 {
-		d.DelayAvgMS = (d.DelayAvgMS*float64(d.Received) + e.DelayAvgMS*float64(e.Received)) / float64(n)
-	}
-	d.Sent, d.Received, d.Lost = d.Sent+e.Sent, n, d.Lost+e.Lost
-	d.Duplicates, d.Reordered = d.Duplicates+e.Duplicates, d.Reordered+e.Reordered
-	d.MaxGapMS, d.DelayMaxMS = max(d.MaxGapMS, e.MaxGapMS), max(d.DelayMaxMS, e.DelayMaxMS)
-	d.LostList = append(d.LostList[:len(d.LostList):len(d.LostList)], e.LostList...)
-	return d
 }
