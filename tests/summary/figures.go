@@ -42,7 +42,7 @@ func figures(path string, w io.Writer) error {
 	if err := json.Unmarshal(b, &d); err != nil {
 		return fmt.Errorf("read the demo's report %s: %w", path, err)
 	}
-	fmt.Fprintf(w, "`%s` on %s: %s, %d CPU, kernel %s, strongSwan %s. Packets count both ways.\n\n",
+	fmt.Fprintf(w, "`%s` on %s: %s, %d CPU, %s, strongSwan %s. Packets count both ways.\n\n",
 		d.Command, d.Began.UTC().Format(time.DateOnly), d.Mode, d.CPUs, d.Versions.Kernel, d.Versions.StrongSwan)
 	fmt.Fprintln(w, "| scene | sent | lost | outage | of it detection | IKE_SA_INITs | session kept | inner address kept |")
 	fmt.Fprintln(w, "|---|---|---|---|---|---|---|---|")
