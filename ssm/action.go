@@ -62,7 +62,12 @@ type (
 		Slot   sa.Slot
 		Owner  Node
 		Ticket sa.Ticket
+		// Keep: charon holds every session and was passivated behind the
+		// closed fence of a planned move; what it holds is the twin.
+		Keep bool
 	}
+	// ActWake asks for an EvTick after In, between the regular ones.
+	ActWake struct{ In time.Duration }
 	// ActFollow tells a shadow's runtime that the slot has another owner now;
 	// the twin stays.
 	ActFollow struct {
@@ -156,6 +161,7 @@ func (ActBirth) action()      {}
 func (ActActivate) action()   {}
 func (ActShadow) action()     {}
 func (ActFollow) action()     {}
+func (ActWake) action()       {}
 func (ActStandDown) action()  {}
 func (ActPreset) action()     {}
 func (ActRefeed) action()     {}

@@ -63,7 +63,8 @@ func (c *Core) shadow(s *slot) {
 	s.armed, s.granted = 0, 0
 	s.evidence, s.unheard, s.orphan = time.Time{}, false, time.Time{}
 	c.emit(ActRemember{Slot: s.cfg.Slot, Role: s.role})
-	c.emit(ActShadow{Slot: s.cfg.Slot, Owner: s.owner, Ticket: s.ticket})
+	c.emit(ActShadow{Slot: s.cfg.Slot, Owner: s.owner, Ticket: s.ticket, Keep: s.keepTwin})
+	s.keepTwin = false
 }
 
 func (c *Core) tickShadow(s *slot) {
@@ -80,13 +81,17 @@ func (c *Core) tickShadow(s *slot) {
 		s.evidence = time.Time{}
 		return
 	}
-	if s.evidence.IsZero() {
+	fresh := s.evidence.IsZero()
+	if fresh {
 		s.evidence = c.now
 	}
 	if s.armed == 0 {
 		return
 	}
 	wait := time.Duration(c.lowerArmed(s)) * c.cfg.Stagger
+	if fresh && wait > 0 {
+		c.emit(ActWake{wait})
+	}
 	if !s.ready {
 		wait += c.cfg.RebuildWait
 		why += "; the twin here is incomplete (" + s.reason + ")"
@@ -210,7 +215,7 @@ func (c *Core) lose(s *slot, why string) {
 	s.role, s.move, s.refeeding, s.renewAbove = RoleNone, nil, false, 0
 	s.activateBy = time.Time{}
 	c.release(s)
-	s.rebuildAfter = true
+	s.rebuildAfter, s.keepTwin = true, false
 	c.steer(s)
 	c.emit(ActRemember{Slot: s.cfg.Slot, Role: RoleNone, Ticket: s.ticket})
 	c.report(ActReport{Slot: s.cfg.Slot, Kind: "lost", Warn: true, Text: "this appliance does not own the slot any more", Reason: why})

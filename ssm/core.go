@@ -55,7 +55,9 @@ type slot struct {
 	takingMove   uint64
 	takingHold   time.Duration
 	takingUntil  time.Time
-	rebuildAfter bool // EvPassivated leads to a new twin
+	rebuildAfter bool      // EvPassivated leads to a twin
+	keepTwin     bool      // made of what charon holds
+	poolUntil    time.Time // moved away: announced here until then
 
 	// As the owner.
 	replicas   map[Node]bool

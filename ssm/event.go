@@ -11,8 +11,8 @@ type Event interface{ event() }
 
 // The events. The shell reports facts, never wishes, but for EvMove.
 type (
-	// EvTick drives every timer; the shell sends it at least twice in a
-	// probe interval.
+	// EvTick drives every timer; the shell sends it at least once in a probe
+	// interval.
 	EvTick struct{}
 	// EvMessage is an authenticated message from another appliance.
 	EvMessage struct {

@@ -265,6 +265,8 @@ func (f *fleet) act(n *fnode, a Action) {
 		}
 	case ActBirth:
 		n.lowest[a.Slot] = a.Lowest
+	case ActWake:
+		f.after(n, a.In, EvTick{})
 	case ActShadow:
 		n.role[a.Slot] = "shadow"
 		f.after(n, 60*time.Millisecond, EvSlotUp{a.Slot})

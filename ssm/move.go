@@ -35,6 +35,10 @@ var patience = map[phase]time.Duration{
 // without a registrar the move goes on and they are armed later.
 const rearmPatience = time.Second
 
+// poolOverlap is how long both owners announce the pools of a moved slot: the
+// inside routers' BGP must have converged before the old one withdraws.
+const poolOverlap = 2 * time.Second
+
 // activatePatience is how long a new owner waits for the old one's word that
 // its charon is passive.
 const activatePatience = 1500 * time.Millisecond
@@ -256,6 +260,7 @@ func (c *Core) onFlipped(s *slot, from Node, m Message) {
 	s.activateBy = c.now.Add(activatePatience)
 	if s.takingHold > 0 {
 		s.releaseAt = c.now.Add(s.takingHold)
+		c.emit(ActWake{s.takingHold})
 	}
 	c.claim(s, "planned move from "+string(from), 0, true)
 }
@@ -278,7 +283,8 @@ func (c *Core) drained(s *slot, e EvDrained) {
 		return
 	}
 	c.closeFence(s)
-	s.role, s.rebuildAfter = RoleNone, true
+	s.role, s.rebuildAfter, s.keepTwin = RoleNone, true, true
+	s.poolUntil = c.now.Add(poolOverlap)
 	m.phase, m.since = phaseClose, c.now
 	c.moveReport(s, m, "move to "+string(m.to), fmt.Sprintf("%d late packets were delivered here", e.Late), false)
 	c.steer(s)

@@ -105,8 +105,12 @@ func (c *Core) announce() {
 	for _, n := range c.order {
 		s := c.slots[n]
 		if s.role == RoleOwner {
-			a.Pools = append(a.Pools, n)
 			a.Degraded = false
+		}
+		// After a move the old owner goes on announcing until the new one's
+		// announcement has certainly arrived: what still comes is forwarded.
+		if s.role == RoleOwner || s.role == RoleDraining || c.now.Before(s.poolUntil) {
+			a.Pools = append(a.Pools, n)
 		}
 	}
 	if a.Degraded { // owns nothing: a relay only, once it knows the owners

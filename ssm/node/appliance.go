@@ -19,15 +19,17 @@ import (
 	"github.com/shadowcast/shadowcast/sa"
 	"github.com/shadowcast/shadowcast/sa/charon"
 	"github.com/shadowcast/shadowcast/sa/charon/swanctl"
+	"github.com/shadowcast/shadowcast/sa/fabric"
 	"github.com/shadowcast/shadowcast/sa/slot"
 	"github.com/shadowcast/shadowcast/sa/steer"
 	"github.com/shadowcast/shadowcast/ssm"
 	"github.com/shadowcast/shadowcast/ssm/peer"
 )
 
-// tickInterval drives the core's timers: twice in a probe interval.
+// tickInterval drives the core's timers: once in a probe interval, so that one
+// wake-up serves both. What needs to be exact asks for a tick of its own.
 func (a *Appliance) tickInterval() time.Duration {
-	return max(a.cfg.Fleet.Probe.Interval/2, 10*time.Millisecond)
+	return max(a.cfg.Fleet.Probe.Interval, 10*time.Millisecond)
 }
 
 // messageKind is the datagram kind of a core message, JSON in the payload.
@@ -42,6 +44,7 @@ type Appliance struct {
 
 	core     *ssm.Core
 	facts    chan ssm.Event
+	ended    chan struct{} // closed when the core loop has ended
 	asks     chan func(*ssm.Core)
 	steering *steering
 	scribe   *queue
@@ -49,6 +52,7 @@ type Appliance struct {
 	identity  *pki.Identity
 	host      *slot.Host
 	steer     *steer.Steer
+	fabric    *fabric.Fabric
 	peers     *peer.Transport
 	routes    *routes
 	replicas  *replicas
@@ -73,7 +77,7 @@ func (a *Appliance) OnReady(f func()) { a.onReady = f }
 
 // New reads files and checks what can be checked without touching the kernel.
 func New(cfg *config.Config, version string, log *slog.Logger) (*Appliance, error) {
-	a := &Appliance{cfg: cfg, log: log, version: version, started: time.Now(), facts: make(chan ssm.Event, 1024),
+	a := &Appliance{cfg: cfg, log: log, version: version, started: time.Now(), facts: make(chan ssm.Event, 1024), ended: make(chan struct{}),
 		asks: make(chan func(*ssm.Core)), scribe: newQueue(), slots: map[sa.Slot]*slotRuntime{}, hitsSeen: map[sa.Slot]uint64{}}
 	a.events = &journal{log: operator.NewEvents(cfg.Node, 10_000, log)}
 	a.moves = newMoveLog()
@@ -192,6 +196,7 @@ func (a *Appliance) Run(ctx context.Context) error {
 	g.Go(func() error { return a.scribe.run(gctx) })
 	g.Go(func() error { return a.peers.Run(gctx, a.fromPeer) })
 	g.Go(func() error { return ignore(a.steer.Run(gctx, a.fromSteering), gctx) })
+	g.Go(func() error { return a.fabric.Run(gctx) })
 	g.Go(func() error { return a.replicas.run(gctx) })
 	g.Go(func() error { return a.routes.run(gctx) })
 	g.Go(func() error { return a.serveOperator(gctx) })
@@ -228,6 +233,13 @@ func ignore(err error, ctx context.Context) error {
 // prepareKernel builds namespaces and steering. Slots found open stay open.
 func (a *Appliance) prepareKernel(ctx context.Context) (err error) {
 	cfg := a.cfg
+	// First, so that no tunnel ever carries anything in the clear.
+	if a.fabric, err = newFabric(a); err != nil {
+		return err
+	}
+	if err := a.fabric.Protect(); err != nil {
+		return err
+	}
 	a.host, err = slot.New(slot.Config{NetnsPrefix: cfg.NetnsPrefix, PinDir: filepath.Join(cfg.BPFDir, "slot"), Tunnel: TunnelName, TunnelLocal: a.self().Address, Log: a.log})
 	if err != nil {
 		return err
@@ -250,6 +262,7 @@ func (a *Appliance) prepareKernel(ctx context.Context) (err error) {
 
 // loop is the only goroutine that touches the core.
 func (a *Appliance) loop(ctx context.Context) error {
+	defer close(a.ended)
 	tick := time.NewTicker(a.tickInterval())
 	defer tick.Stop()
 	for {
@@ -270,7 +283,12 @@ func (a *Appliance) loop(ctx context.Context) error {
 func (a *Appliance) step(ev ssm.Event) { a.execute(a.core.Step(ev, time.Now())) }
 
 // post hands a fact to the core loop.
-func (a *Appliance) post(ev ssm.Event) { a.facts <- ev }
+func (a *Appliance) post(ev ssm.Event) {
+	select {
+	case a.facts <- ev:
+	case <-a.ended:
+	}
+}
 
 // view returns a snapshot of the core.
 func (a *Appliance) view(ctx context.Context) (v ssm.View, err error) {

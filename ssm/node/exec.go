@@ -36,6 +36,9 @@ func (a *Appliance) execute(actions []ssm.Action) {
 			a.scribe.do(func() {
 				a.problem(x.Slot, "remember the role", a.memory.store(x.Slot, remembered{x.Role, x.Ticket}))
 			})
+		case ssm.ActWake:
+			// The timer may fire after the loop has ended; post does not wait then.
+			time.AfterFunc(x.In, func() { a.post(ssm.EvTick{}) })
 		case ssm.ActReport:
 			a.record(x)
 		default:

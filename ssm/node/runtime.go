@@ -65,6 +65,7 @@ type slotRuntime struct {
 	watched map[sa.SPI]bool
 
 	twin *twin
+	held []*session.Document // what charon holds after standDown
 
 	// Read by the core loop and the operator API.
 	unpreset atomic.Int64 // SAs fed but not yet in their block
@@ -298,6 +299,9 @@ func (r *slotRuntime) activate() {
 // standDown ends an ownership: nothing is published any more, charon becomes
 // passive behind the closed fence.
 func (r *slotRuntime) standDown() {
+	if r.ledger != nil {
+		r.held = r.ledger.Docs()
+	}
 	r.endOwner()
 	r.mode = modeIdle
 	if r.inst != nil {

@@ -1,12 +1,16 @@
 package node
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/shadowcast/shadowcast/sa"
+	"github.com/shadowcast/shadowcast/sa/charon"
 	"github.com/shadowcast/shadowcast/sa/xfrm"
 	"github.com/shadowcast/shadowcast/ssm"
 	"github.com/shadowcast/shadowcast/ssm/replica"
@@ -69,14 +73,84 @@ func newTwin(r *slotRuntime) *twin {
 		out: map[sa.SPI][]*twinChild{}, open: map[*twinChild]bool{}, samples: map[sa.SPI]replica.Sample{}}
 }
 
-// shadow makes this runtime a shadow's, with a fresh charon.
-func (r *slotRuntime) shadow(ssm.ActShadow) {
+// shadow makes this runtime a shadow's: with a fresh charon, or with the one
+// that a planned move left passive.
+func (r *slotRuntime) shadow(x ssm.ActShadow) {
+	held := r.held
+	r.held = nil
 	r.endOwner()
 	r.mode, r.twin = modeShadow, newTwin(r)
+	if x.Keep && r.inst != nil && r.inst.Alive() {
+		err := r.twin.keep(held)
+		if err == nil {
+			r.a.post(ssm.EvSlotUp{Slot: r.n})
+			return
+		}
+		r.a.events.Add(Entry{Slot: r.n, Kind: "repair", Text: "the twin is built from scratch", Reason: err.Error()})
+		r.twin = newTwin(r)
+	}
 	r.unpreset.Store(0)
 	r.a.replicas.receiver.Forget(r.n)
 	r.a.replicas.receiver.SetReadiness(r.n, false, "twin is being built")
 	r.rebuild()
+}
+
+// keep makes a twin of a charon that holds docs. Passivation is not complete by
+// itself (rule 14): every IKE_SA must be passive and every child in the kernel.
+func (t *twin) keep(docs []*session.Document) error {
+	ctx, cancel := context.WithTimeout(t.r.ctx, 2*time.Second)
+	defer cancel()
+	sas, err := t.r.vici.ListSAs(ctx, true)
+	if err != nil {
+		return err
+	}
+	if open := notPassive(sas, docs); open != "" {
+		return errors.New(open)
+	}
+	states, err := t.r.kern.Dump()
+	if err != nil {
+		return err
+	}
+	for _, d := range docs {
+		b, err := d.EncodeSecret()
+		if err != nil {
+			return err
+		}
+		t.docs[d.SessionID] = d
+		t.rehash(d.SessionID, replica.HashOf(b), true)
+		t.index(d.SessionID, d.Children)
+	}
+	t.feeder.Adopted(docs...)
+	for _, s := range states {
+		t.installed(s)
+	}
+	if len(t.open) > 0 {
+		return fmt.Errorf("%d children are missing in the kernel", len(t.open))
+	}
+	t.r.sessions.Store(int64(len(t.docs)))
+	return nil
+}
+
+// notPassive names what keeps a passivated charon from being the twin of docs.
+func notPassive(sas []charon.IKESA, docs []*session.Document) string {
+	if len(sas) != len(docs) {
+		return fmt.Sprintf("charon holds %d IKE_SAs, there are %d sessions", len(sas), len(docs))
+	}
+	live := map[sa.IKEID]bool{}
+	for _, d := range docs {
+		if g := d.Live(); g != nil && len(d.Pending) == 0 {
+			live[g.ID] = true
+		}
+	}
+	for _, s := range sas {
+		if s.State != "PASSIVE" {
+			return "IKE_SA " + s.ID.String() + " is " + strings.ToLower(s.State)
+		}
+		if !live[s.ID] {
+			return "IKE_SA " + s.ID.String() + " is in the middle of an exchange or unknown"
+		}
+	}
+	return ""
 }
 
 // follow runs when the slot got another owner; the twin stays, its snapshot is

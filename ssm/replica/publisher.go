@@ -337,7 +337,7 @@ func (p *Publisher) Run(ctx context.Context) error {
 	defer p.end()
 	defer wg.Wait()
 	complete := p.complete
-	tick := time.NewTicker(100 * time.Millisecond)
+	tick := time.NewTicker(250 * time.Millisecond)
 	defer tick.Stop()
 	for {
 		select {

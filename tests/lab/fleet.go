@@ -47,7 +47,7 @@ func (l *Lab) newFleet() (*fleet, error) {
 	names := l.opt.Appliances
 	f.shared = config.Fleet{
 		VIPs: []netip.Addr{VIP}, DeadMan: time.Second,
-		Probe:    config.Probe{Interval: 100 * time.Millisecond, Lost: 3},
+		Probe:    config.Probe{Interval: 50 * time.Millisecond, Lost: 4},
 		Handover: config.Handover{HoldCap: 100 * time.Millisecond, DrainTime: time.Second, HoldDown: time.Hour},
 		// An odd number of them keeps the ticket log.
 		Registrars: names[:min(len(names)-1+len(names)%2, 5)],

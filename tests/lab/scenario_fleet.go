@@ -168,8 +168,10 @@ func handover(t *T, l *Lab, s *attached, name, to string) Scene {
 		pause(t, 700*time.Millisecond)
 	})
 	kept(t, sc)
-	if sc.Lost != 0 || sc.Up.Duplicates+sc.Down.Duplicates+sc.Up.Reordered+sc.Down.Reordered != 0 {
-		t.Errorf("%s: lost %d, duplicates %d/%d, reordered %d/%d, want none", name, sc.Lost, sc.Up.Duplicates, sc.Down.Duplicates, sc.Up.Reordered, sc.Down.Reordered)
+	// Packets may overtake each other where the way changes in the middle of the
+	// network; none may be lost or come twice.
+	if sc.Lost != 0 || sc.Up.Duplicates+sc.Down.Duplicates != 0 {
+		t.Errorf("%s: lost %d, duplicates %d/%d, want none", name, sc.Lost, sc.Up.Duplicates, sc.Down.Duplicates)
 	}
 	if got := owned(t, l, s.slot, from); got.Name != to {
 		t.Errorf("%s: slot %d is owned by %s, want %s", name, s.slot, got.Name, to)

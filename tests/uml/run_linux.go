@@ -179,7 +179,17 @@ func runGroup(ctx context.Context, cmd *exec.Cmd, dir string) error {
 	// Pdeathsig follows the thread that started the child.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	if err := cmd.Start(); err != nil {
+	// The child inherits the processors of this thread.
+	own, all, release, ok := ownCPU()
+	defer release()
+	if ok {
+		_ = unix.SchedSetaffinity(0, &own)
+	}
+	err := cmd.Start()
+	if ok {
+		_ = unix.SchedSetaffinity(0, &all)
+	}
+	if err != nil {
 		return fmt.Errorf("start %s: %w", kernel, err)
 	}
 	pgid := cmd.Process.Pid
@@ -200,7 +210,7 @@ func runGroup(ctx context.Context, cmd *exec.Cmd, dir string) error {
 		waitGroup(ctx, cmd, pgid)
 		return fmt.Errorf("start guard of guest: %w", gerr)
 	}
-	err := waitGroup(ctx, cmd, pgid)
+	err = waitGroup(ctx, cmd, pgid)
 	_ = guard.Process.Kill()
 	_ = alive.Close()
 	_ = guard.Wait()
