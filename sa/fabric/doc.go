@@ -50,5 +50,6 @@
 //
 // The reqid of a pair is the peer's address, always. So when charon is killed, its
 // SAs in the kernel go on under the policies of the next one until that one has its
-// own.
+// own. What is lost then is what the peer, who has the new SA first, sends before our
+// end has it too.
 package fabric
