@@ -93,15 +93,12 @@ type grant struct {
 
 func newAuthority(a *Appliance) *authority { return &authority{a: a, m: map[sa.Slot]grant{}} }
 
-// set lets owner feed slot n and cuts everybody with a lower ticket. It reports
-// whether that is another owner than before.
-func (x *authority) set(n sa.Slot, owner string, t sa.Ticket) (changed bool) {
+// set lets owner feed slot n and cuts everybody with a lower ticket.
+func (x *authority) set(n sa.Slot, owner string, t sa.Ticket) {
 	x.mu.Lock()
-	changed = x.m[n].owner != owner
 	x.m[n] = grant{owner, t}
 	x.mu.Unlock()
 	x.a.replicas.receiver.Raise(n, t, owner)
-	return changed
 }
 
 // check is rule 1 of the charon link: only the current owner's sessions are
