@@ -68,12 +68,13 @@ type (
 	}
 	// ActWake asks for an EvTick after In, between the regular ones.
 	ActWake struct{ In time.Duration }
-	// ActFollow tells a shadow's runtime that the slot has another owner now;
-	// the twin stays.
+	// ActFollow tells a shadow's runtime that the slot has another owner now, or
+	// the same one under another ticket; the twin stays.
 	ActFollow struct {
 		Slot   sa.Slot
 		Owner  Node
 		Ticket sa.Ticket
+		Same   bool // the owner is the one the twin was fed by
 	}
 	// ActStandDown passivates charon of a slot that was lost. Answered by
 	// EvPassivated.

@@ -203,7 +203,7 @@ func (c *Core) onClaim(s *slot, owner Node, t sa.Ticket) {
 	case RoleShadow:
 		c.steer(s)
 		c.report(ActReport{Slot: s.cfg.Slot, Kind: "owner", Text: fmt.Sprintf("%s owns the slot by ticket %d", owner, t), Reason: "it claimed; was " + string(old)})
-		c.emit(ActFollow{Slot: s.cfg.Slot, Owner: owner, Ticket: t})
+		c.emit(ActFollow{Slot: s.cfg.Slot, Owner: owner, Ticket: t, Same: owner == old})
 	case RoleNone:
 		c.report(ActReport{Slot: s.cfg.Slot, Kind: "owner", Text: fmt.Sprintf("%s owns the slot by ticket %d", owner, t)})
 	}

@@ -319,7 +319,7 @@ func (c *Core) stopTaking(s *slot, why string) {
 	c.release(s)
 	c.steer(s)
 	c.report(ActReport{Slot: s.cfg.Slot, Kind: "move", Move: s.takingMove, Phase: "aborted", Warn: true, Text: "this appliance stays a shadow", Reason: why})
-	c.emit(ActFollow{Slot: s.cfg.Slot, Owner: s.owner, Ticket: s.ticket})
+	c.emit(ActFollow{Slot: s.cfg.Slot, Owner: s.owner, Ticket: s.ticket, Same: true})
 }
 
 func (c *Core) release(s *slot) {

@@ -54,7 +54,7 @@ func (c Config) WithDefaults() Config {
 	}
 	set(&c.ProbeInterval, 50*time.Millisecond)
 	set(&c.DeadMan, time.Second)
-	set(&c.Stagger, 150*time.Millisecond)
+	set(&c.Stagger, 400*time.Millisecond)
 	set(&c.StartGrace, 1500*time.Millisecond)
 	set(&c.ResumeGrace, 500*time.Millisecond)
 	set(&c.DrainQuiet, 60*time.Millisecond)

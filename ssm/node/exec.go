@@ -62,7 +62,7 @@ func (a *Appliance) toSlot(act ssm.Action) {
 		a.at(x.Slot, func(r *slotRuntime) { r.shadow(x) })
 	case ssm.ActFollow:
 		a.authority.set(x.Slot, string(x.Owner), x.Ticket)
-		a.at(x.Slot, func(r *slotRuntime) { r.follow() })
+		a.at(x.Slot, func(r *slotRuntime) { r.follow(x.Same) })
 	case ssm.ActStandDown:
 		a.at(x.Slot, (*slotRuntime).standDown)
 	case ssm.ActPassivate:

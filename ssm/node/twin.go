@@ -155,8 +155,8 @@ func notPassive(sas []charon.IKESA, docs []*session.Document) string {
 
 // follow runs when the slot got another owner; the twin stays, its snapshot is
 // that of the old one until the new one's stream says otherwise.
-func (r *slotRuntime) follow() {
-	if r.mode == modeShadow {
+func (r *slotRuntime) follow(same bool) {
+	if r.mode == modeShadow && !same {
 		r.twin.whole = false
 		r.twin.judge()
 	}
