@@ -54,7 +54,7 @@ func (d *Demo) Run(ctx context.Context) (*Report, error) {
 		rep.Mode = "user-mode Linux"
 	}
 	c.print("shadowcast: a fleet in a box")
-	c.print("  appliances ams, fra, lhr; two BIRD routers outside, one inside, BFD 50 ms x 3")
+	c.print("  appliances ams, fra, lhr; two BIRD routers outside, one inside, all with BFD")
 	c.print("  one strongSwan client with a certificate; 500 packets a second each way")
 	c.print("  up: client to server, down: server to client; packets received/sent")
 	c.print("  %s, %s, %d CPU", rep.Mode, rep.Versions.Kernel, rep.CPUs)
@@ -68,7 +68,7 @@ func (d *Demo) Run(ctx context.Context) (*Report, error) {
 			res.Failures = append(res.Failures, res.Skipped)
 		}
 		for _, f := range res.Failures {
-			rep.Failures = append(rep.Failures, s.Name+": "+f)
+			rep.Failures = append(rep.Failures, s.Name+": "+clip(f))
 		}
 		if len(res.Failures) > 0 {
 			c.say("the demo ends here, see %s", filepath.Join(d.Out, s.Name))

@@ -13,12 +13,12 @@ func (d *story) unshadowed() {
 	d.c.print("")
 	d.c.say("for comparison: the same fleet, the same client, shadowing switched off")
 	d.begin()
-	d.play("control-unshadowed", "control: no fault", func(*Observation) { pause(t, time.Second) })
+	d.play("control-unshadowed", "control, no shadowing", func(*Observation) { pause(t, time.Second) })
 	victim := d.ownerNow()
-	title := "power cut of " + victim.Name + " without shadowing"
+	title := "power cut of " + victim.Name + ", no shadowing"
 	d.c.say("%s", title)
-	d.c.say("  only the client's own DPD can tell: it asks after 2 s of silence, gives up after 6 retransmits")
-	d.c.say("  in 24 s and connects anew. That is a hasty client: strongSwan's defaults take 165 s, without DPD for ever")
+	d.c.say("  now only the client can notice: by DPD after 2 s of silence, and 6 retransmits within 24 s.")
+	d.c.say("  That is a hasty client. With strongSwan's defaults retransmits go on for 165 s, and DPD is off.")
 	old := d.s.Stream
 	var sc Scene
 	var up, down []int

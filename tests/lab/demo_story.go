@@ -34,16 +34,13 @@ type story struct {
 func (d *story) begin() {
 	t, l := d.t, d.l
 	t.Check(enterAt(l, entry))
-	for _, a := range l.Appliances() {
-		// The demo itself says when a slot returns home.
-		a.Config.Fleet.Handover.HoldDown = time.Hour
-	}
 	d.c.during(waiting("the fleet starts"), func() { fleetUp(t, l) })
 	what := "every slot has its shadows"
 	if l.opt.NoShadowing {
 		what = "shadowing is off"
 	}
-	d.c.say("ams, fra and lhr are up, %s", what)
+	d.rep.BFD = fmt.Sprintf("%d ms x %d", l.opt.BFD.Interval.Milliseconds(), l.opt.BFD.Multiplier)
+	d.c.say("ams, fra and lhr are up, %s; BFD %s", what, d.rep.BFD)
 	d.c.during(waiting("packets for the VIP enter at "+entry), d.routed)
 	at := time.Now()
 	d.c.during(waiting("the client connects"), func() { d.s = join(t, l, 0) })
@@ -126,16 +123,16 @@ func (d *story) shadowed() {
 	// the owner and the entry.
 	for i, to := range [plannedMoves]string{"fra", "lhr", entry, "fra", entry} {
 		d.ready()
-		d.handover("planned", fmt.Sprintf("planned handover %d of %d", i+1, plannedMoves), to, plannedPackets)
+		d.handover("planned", fmt.Sprintf("planned handover %d/%d", i+1, plannedMoves), to, plannedPackets)
 	}
 	d.ready()
 	victim := d.powerCut()
 	d.dpd()
-	d.play("client-child-rekey", "the client rekeys its child SA", func(*Observation) {
+	d.play("client-child-rekey", "client child rekey", func(*Observation) {
 		t.Check(d.s.RekeyChild(t.Context()))
 		pause(t, time.Second)
 	})
-	d.play("client-ike-rekey", "the client rekeys its IKE SA", func(*Observation) {
+	d.play("client-ike-rekey", "client IKE rekey", func(*Observation) {
 		t.Check(d.s.RekeyIKE(t.Context()))
 		pause(t, time.Second)
 	})
@@ -165,15 +162,24 @@ func (d *story) handover(name, title, to string, n int) {
 	}
 }
 
-// firstFailure is the first line of what the scenario failed by.
+// firstFailure is what the scenario failed by first.
 func (t *T) firstFailure() string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if len(t.res.Failures) == 0 {
 		return ""
 	}
-	first, _, _ := strings.Cut(t.res.Failures[0], "\n")
-	return first
+	return clip(t.res.Failures[0])
+}
+
+// clip is a failure in one line of a report; the log has all of it.
+func clip(s string) string {
+	const most = 240
+	s, _, _ = strings.Cut(s, "\n")
+	if len(s) > most {
+		s = strings.ToValidUTF8(s[:most], "") + " ..."
+	}
+	return s
 }
 
 // phaseText leaves out what every phase of an operator's move says.
@@ -185,7 +191,7 @@ func phaseText(p *v1.HandoverProgress) string {
 func (d *story) powerCut() (victim *Appliance) {
 	t := d.t
 	victim = d.ownerNow()
-	d.play("power-cut", "power cut of "+victim.Name+", owner and entry", func(o *Observation) {
+	d.play("power-cut", "power cut of "+victim.Name+" (owner, entry)", func(o *Observation) {
 		pause(t, time.Second)
 		at := d.cut(o, victim)
 		// Nobody asks the survivors while they take over.
@@ -207,11 +213,13 @@ func (d *story) powerCut() (victim *Appliance) {
 			if e.Kind == "claim" && when.Before(claimed) {
 				claimed = when
 			}
-			o.Mark(when, heir.Name+": "+e.Message)
+			text := e.Message
+			if e.Reason != "" {
+				text += ": " + e.Reason
+			}
+			o.Mark(when, text)
 		}
-		if claimed.After(at) {
-			o.Detected(claimed)
-		}
+		o.detect = max(claimed.Sub(at), 0)
 		pause(t, 1500*time.Millisecond)
 	})
 	return victim
@@ -230,8 +238,7 @@ func (d *story) cut(o *Observation, victim *Appliance) time.Time {
 func (d *story) dpd() {
 	t, s := d.t, d.s
 	t.Check(s.Stream.Stop(time.Second))
-	title := "client DPD: no traffic, the client asks whether its gateway lives"
-	d.c.say("%s", title)
+	d.c.say("client DPD: without traffic, the client asks whether its gateway lives")
 	answered := false
 	var sc Scene
 	d.c.during(waiting("no traffic"), func() {
@@ -250,7 +257,7 @@ func (d *story) dpd() {
 	})
 	// No packets were sent: the answer is what shows that the session lives.
 	sc.SessionKept = answered && sc.ClientIKESAInits == 0
-	d.add(sc, title, nil, nil)
+	d.add(sc, "client DPD", nil, nil)
 	st, err := d.l.StartStream(s.Client, Rate{PPS: 500, Size: 200})
 	t.Check(err)
 	s.Stream = st

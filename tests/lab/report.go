@@ -16,6 +16,7 @@ type Report struct {
 	Mode       string        `json:"mode"` // native or user-mode Linux
 	CPUs       int           `json:"cpus"`
 	Versions   Versions      `json:"versions"`
+	BFD        string        `json:"bfd"` // of every router with every appliance
 	Met        bool          `json:"met"` // every guarantee
 	Guarantees []Guarantee   `json:"guarantees"`
 	Failures   []string      `json:"failures,omitempty"` // what kept the demo from its end
@@ -112,10 +113,10 @@ func keptText(kept bool) string {
 }
 
 // Columns of the closing table, on the terminal and on the page.
-var reportColumns = []string{"scene", "sent up/down", "lost up/down", "outage", "of it detection", "longest gap", "session", "inner address", "IKE exchanges the client saw"}
+var reportColumns = []string{"scene", "sent up/down", "lost up/down", "outage", "detection", "longest gap", "session", "inner addr", "IKE exchanges the client saw"}
 
 // reportLegend explains the table.
-const reportLegend = "up: client to server, down: server to client; outage: power cut to the first packet server to client; IKE: > asked by the client, < by the gateway"
+const reportLegend = "up: client to server, down: server to client; outage: power cut to the first packet server to client, detection is part of it; IKE: > asked by the client, < by the gateway"
 
 // Row is the scene in the closing table.
 func (s ReportScene) Row() []string {

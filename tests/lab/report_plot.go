@@ -54,6 +54,7 @@ const (
 	axisHeight = 24.0
 	markRows   = 3
 	markRadius = 8.0
+	plotMost   = 30 // packets a bucket; bursts beyond are cut off
 )
 
 // newPlot draws s; nil where there was no traffic.
@@ -75,12 +76,16 @@ func newPlot(s ReportScene) *plot {
 			high = max(high, slices.Max(v))
 		}
 	}
+	scale := fmt.Sprint(high)
+	if high > plotMost {
+		high, scale = plotMost, fmt.Sprintf("%d+", plotMost)
+	}
 	for i, l := range []struct {
 		label, class string
 		v            []int
 	}{{"client to server", "up", s.ReceivedUp}, {"server to client", "down", s.ReceivedDown}} {
 		top := plotTop + float64(i)*(laneHeight+laneGap)
-		p.Lanes = append(p.Lanes, lane{Label: l.label, Class: l.class, Top: top, Base: top + laneHeight, Middle: top + laneHeight/2, Max: fmt.Sprint(high), Area: area(l.v, n, high, top+laneHeight)})
+		p.Lanes = append(p.Lanes, lane{Label: l.label, Class: l.class, Top: top, Base: top + laneHeight, Middle: top + laneHeight/2, Max: scale, Area: area(l.v, n, high, top+laneHeight)})
 	}
 	zero := s.faultAt().Sub(s.From)
 	for _, at := range ticks(-zero, total-zero) {
@@ -131,7 +136,7 @@ func area(v []int, n, high int, base float64) string {
 		for j < len(v) && v[j] == v[i] {
 			j++
 		}
-		fmt.Fprintf(&b, "V%gH%g", round1(base-laneHeight*float64(v[i])/float64(high)), at(j))
+		fmt.Fprintf(&b, "V%gH%g", round1(base-laneHeight*float64(min(v[i], high))/float64(high)), at(j))
 		i = j
 	}
 	fmt.Fprintf(&b, "V%gZ", base)

@@ -244,6 +244,9 @@ func TestPlot(t *testing.T) {
 	if got := area([]int{0, 5, 5, 10}, 4, 10, 100); got != "M120 100V100H328V64H744V28H952V100Z" {
 		t.Error(got)
 	}
+	if got := area([]int{90}, 1, 30, 100); got != "M120 100V28H952V100Z" {
+		t.Error(got)
+	}
 	if b := newBars(r); len(b) != 2 || b[1].W != barsWidth || b[0].W > 6 {
 		t.Errorf("bars %+v", b)
 	}
