@@ -35,7 +35,7 @@ func (d *story) lose(old *Stream, victim *Appliance) (sc Scene, up, down []int) 
 	o, err := d.l.Observe(c, old)
 	t.Check(err)
 	pause(t, time.Second)
-	at := d.cut(o, victim)
+	d.cut(o, victim)
 	ctx, cancel := context.WithTimeoutCause(t.Context(), reconnectLimit, fmt.Errorf("no new session within %s", reconnectLimit))
 	defer cancel()
 	err = poll(ctx, 50*time.Millisecond, "a new session", func() (bool, error) {
@@ -62,8 +62,8 @@ func (d *story) lose(old *Stream, victim *Appliance) (sc Scene, up, down []int) 
 		sc.Sent, sc.Lost = sc.Up.Sent+sc.Down.Sent, sc.Up.Lost+sc.Down.Lost
 		// Through the old session nothing ever came again; if it did, it is the
 		// earlier one that counts.
-		u, w := again.Outage(at)
-		sc.OutageUpMS, sc.OutageMS = sooner(sc.OutageUpMS, outageMS(u)), sooner(sc.OutageMS, outageMS(w))
+		u, w := again.Outage(o.whole)
+		sc.OutageUpMS, sc.OutageMS = sooner(sc.OutageUpMS, o.outageMS(u)), sooner(sc.OutageMS, o.outageMS(w))
 		u2, d2 := again.arrivals(sc.From, sc.To, bucketWidth)
 		for i := range min(len(up), len(u2)) {
 			up[i] += u2[i]

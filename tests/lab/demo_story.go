@@ -225,10 +225,14 @@ func (d *story) powerCut() (victim *Appliance) {
 	return victim
 }
 
+// cut takes the power from victim: all cables first, one after the other.
 func (d *story) cut(o *Observation, victim *Appliance) time.Time {
-	at, err := victim.PowerCut()
-	d.t.Check(err)
+	at := time.Now()
 	o.Fault(at, "power cut of "+victim.Name)
+	d.t.Check(victim.Unplug())
+	o.Whole(time.Now())
+	_, err := victim.PowerCut()
+	d.t.Check(err)
 	d.c.say("  %s is dark", victim.Name)
 	return at
 }

@@ -13,6 +13,7 @@ type Observation struct {
 	Stream *Stream
 	from   time.Time
 	fault  time.Time
+	whole  time.Time // when the fault was complete
 	inner  netip.Addr
 	marks  []Mark
 	detect time.Duration
@@ -32,9 +33,13 @@ func (l *Lab) Observe(c *Client, s *Stream) (*Observation, error) {
 
 // Fault says that the fault of this phase happened at t: outages count from it.
 func (o *Observation) Fault(t time.Time, what string) {
-	o.fault = t
+	o.fault, o.whole = t, t
 	o.Mark(t, what)
 }
+
+// Whole says that the fault was complete only at t: what was sent before may have
+// slipped through and ends no outage.
+func (o *Observation) Whole(t time.Time) { o.whole = t }
 
 // Mark adds a moment to the report.
 func (o *Observation) Mark(t time.Time, what string) { o.marks = append(o.marks, Mark{t, what}) }
@@ -65,8 +70,8 @@ func (o *Observation) End(ctx context.Context, name string) (Scene, error) {
 	}
 	s.UpTimeline, s.DownTimeline = o.Stream.Timeline(o.from, to, bucketWidth)
 	if !o.fault.IsZero() {
-		up, down := o.Stream.Outage(o.fault)
-		s.OutageUpMS, s.OutageMS = outageMS(up), outageMS(down)
+		up, down := o.Stream.Outage(o.whole)
+		s.OutageUpMS, s.OutageMS = o.outageMS(up), o.outageMS(down)
 	}
 	acc, err := o.Client.IKE()
 	if err != nil {
@@ -81,9 +86,11 @@ func (o *Observation) End(ctx context.Context, name string) (Scene, error) {
 	return s, nil
 }
 
-func outageMS(d time.Duration) float64 {
+// outageMS counts d, which began when the fault was whole, from its beginning;
+// negative for ever.
+func (o *Observation) outageMS(d time.Duration) float64 {
 	if d < 0 {
 		return -1
 	}
-	return ms(int64(d))
+	return ms(int64(o.whole.Sub(o.fault) + d))
 }
