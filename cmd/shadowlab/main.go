@@ -10,7 +10,6 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -48,13 +47,14 @@ func command() *cobra.Command {
 	}}
 	var r lab.Runner
 	var memory string
+	var guests int
 	run := &cobra.Command{Use: "run [PATTERN...]", Short: "Play the scenarios whose names match, all by default", RunE: func(cmd *cobra.Command, patterns []string) error {
 		ss, err := lab.Select(patterns)
 		if err != nil {
 			return err
 		}
 		if uml.Missing(need) != 0 && !uml.InGuest() && uml.Available() {
-			return inGuest(cmd.Context(), memory, ss)
+			return inGuests(cmd, &r, memory, guests, ss)
 		}
 		r.Log = cmd.OutOrStdout()
 		_, failed, err := r.RunAll(cmd.Context(), ss)
@@ -66,18 +66,11 @@ func command() *cobra.Command {
 	run.Flags().StringVar(&r.Out, "out", "out/lab", "directory for artefacts")
 	run.Flags().StringVar(&r.BinDir, "bin", "", "directory of shadowcastd (default: $SHADOWCAST_BIN, then beside shadowlab)")
 	run.Flags().BoolVarP(&r.Verbose, "verbose", "v", false, "tell progress")
+	run.Flags().IntVar(&r.Retries, "retries", 0, "play a scenario that failed up to `N` times more; every attempt is told")
+	run.Flags().IntVar(&guests, "guests", 1, "user-mode Linux guests side by side, one processor each")
 	run.Flags().StringVar(&memory, "memory", uml.DefaultMemory, "memory of the user-mode Linux guest")
-	root.AddCommand(list, run, demoCommand())
+	root.AddCommand(list, run, demoCommand(), benchCommand())
 	return root
-}
-
-// inGuest runs this very command inside user-mode Linux.
-func inGuest(ctx context.Context, memory string, ss []lab.Scenario) error {
-	limit := time.Minute
-	for _, s := range ss {
-		limit += s.Timeout + 10*time.Second
-	}
-	return exitOf(uml.Run(ctx, uml.Options{Memory: memory, Timeout: limit}))
 }
 
 // exitOf turns a guest's exit status into an error; it has said why itself.

@@ -27,7 +27,7 @@ func init() {
 	for _, n := range []int{10, 1000, 5000} {
 		Register(Scenario{
 			Name: fmt.Sprintf("bench-takeover-%d", n), Doc: fmt.Sprintf("power cut with %d shadowed sessions: time from claim to the first packet", n),
-			Need: fleetNeed, Options: fleetOptions(ConnSpec{}), Timeout: 5 * time.Minute,
+			Need: fleetNeed, Options: fleetOptions(ConnSpec{}), Timeout: 5 * time.Minute, Bench: true,
 			Run: func(t *T, l *Lab) { benchTakeover(t, l, n) },
 		})
 	}

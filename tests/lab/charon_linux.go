@@ -289,7 +289,7 @@ func str(m *vici.Message, key string) string {
 func (s IKESA) Installed() []Child {
 	var out []Child
 	for _, c := range s.Children {
-		if c.State == "INSTALLED" {
+		if c.State == "INSTALLED" || c.State == "REKEYING" {
 			out = append(out, c)
 		}
 	}

@@ -65,8 +65,9 @@ func (c *Client) Connect(ctx context.Context) (IKESA, error) {
 	return c.SA()
 }
 
-// SA returns the client's one established IKE_SA with an installed child; none, or
-// several, is an error. Rekeyed ones on their way out do not count.
+// SA returns the client's one IKE_SA that carries traffic, with an installed child;
+// none, or several, is an error. Those on their way out do not count; one whose
+// rekey is under way does.
 func (c *Client) SA() (IKESA, error) {
 	all, err := c.charon.list()
 	if err != nil {
@@ -74,7 +75,7 @@ func (c *Client) SA() (IKESA, error) {
 	}
 	var up []IKESA
 	for _, s := range all {
-		if s.State != "ESTABLISHED" {
+		if s.State != "ESTABLISHED" && s.State != "REKEYING" {
 			continue
 		}
 		if len(s.Installed()) > 0 {

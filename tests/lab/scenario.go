@@ -26,7 +26,9 @@ type Scenario struct {
 	// Options of the lab that Run gets; OutDir and BinDir are the runner's.
 	Options Options
 	Timeout time.Duration // 2 minutes if 0
-	Run     func(*T, *Lab)
+	// Bench scenarios measure; they are played only when they are named.
+	Bench bool
+	Run   func(*T, *Lab)
 }
 
 var registry []Scenario
@@ -51,10 +53,10 @@ func Scenarios() []Scenario {
 }
 
 // Select returns the scenarios whose names match one of the patterns of
-// path.Match; none means all.
+// path.Match; none means all but benchmarks.
 func Select(patterns []string) ([]Scenario, error) {
 	if len(patterns) == 0 {
-		return Scenarios(), nil
+		return slices.DeleteFunc(Scenarios(), func(s Scenario) bool { return s.Bench }), nil
 	}
 	var out []Scenario
 	for _, p := range patterns {
@@ -81,6 +83,10 @@ type Runner struct {
 	BinDir  string    // see Options
 	Log     io.Writer // progress and results
 	Verbose bool      // progress too
+	// Retries is how often a scenario that failed is played again. Every failed
+	// attempt is told: a guest that shares its processor with others may starve a
+	// BFD session that is well.
+	Retries int
 }
 
 // Result is what one scenario came to; written as result.json.
@@ -88,6 +94,7 @@ type Result struct {
 	Name     string         `json:"name"`
 	Passed   bool           `json:"passed"`
 	Skipped  string         `json:"skipped,omitempty"`
+	Attempts int            `json:"-"`
 	Failures []string       `json:"failures,omitempty"`
 	Seconds  float64        `json:"seconds"`
 	Scenes   []Scene        `json:"scenes"`
@@ -104,6 +111,9 @@ func (r Result) Line() string {
 		verdict = "FAIL"
 	}
 	s := fmt.Sprintf("%s %-32s %6.1f s", verdict, r.Name, r.Seconds)
+	if r.Attempts > 1 {
+		s += fmt.Sprintf("  (attempt %d)", r.Attempts)
+	}
 	for _, sc := range r.Scenes {
 		s += "  " + sc.Short()
 	}
@@ -227,8 +237,23 @@ func (r *Runner) Run(ctx context.Context, s Scenario) (Result, error) {
 	if t.res.Scenes == nil {
 		t.res.Scenes = []Scene{}
 	}
-	fmt.Fprintln(r.Log, t.res.Line())
 	return t.res, WriteJSON(filepath.Join(out, "result.json"), t.res)
+}
+
+// attempts plays a scenario until it passes or its retries are used up.
+func (r *Runner) attempts(ctx context.Context, s Scenario) (Result, error) {
+	for n := 1; ; n++ {
+		res, err := r.Run(ctx, s)
+		res.Attempts = n
+		if res.Passed || res.Skipped != "" || n > r.Retries || err != nil || ctx.Err() != nil {
+			fmt.Fprintln(r.Log, res.Line())
+			return res, err
+		}
+		fmt.Fprintf(r.Log, "AGAIN %s\n", res.Line())
+		if err := os.Rename(filepath.Join(r.Out, s.Name), filepath.Join(r.Out, fmt.Sprintf("%s.attempt-%d", s.Name, n))); err != nil {
+			return res, fmt.Errorf("keep the artefacts of attempt %d: %w", n, err)
+		}
+	}
 }
 
 // WriteJSON writes v, indented.
@@ -292,7 +317,7 @@ func (r *Runner) RunAll(ctx context.Context, ss []Scenario) (results []Result, f
 			errs = append(errs, fmt.Errorf("run scenarios: %w", context.Cause(ctx)))
 			break
 		}
-		res, err := r.Run(ctx, s)
+		res, err := r.attempts(ctx, s)
 		errs = append(errs, err)
 		results = append(results, res)
 		switch {

@@ -195,7 +195,7 @@ var verdicts = map[string]verdict{"PASS": passed, "FAIL": failed, "SKIP": skippe
 func (r *runner) lab(patterns []string) error {
 	r.say("lab scenarios")
 	n := 0
-	exit, err := r.stream(r.command(shadowlab, append([]string{"run"}, patterns...)...), func(p io.Reader) error {
+	exit, err := r.stream(r.command(shadowlab, append([]string{"run", "--guests", "2", "--retries", "2"}, patterns...)...), func(p io.Reader) error {
 		s := bufio.NewScanner(p)
 		s.Buffer(nil, 1<<20)
 		for s.Scan() {
