@@ -20,10 +20,16 @@ func (c *collector) bgp(r *rawBGP, f *Fleet) BGP {
 	if len(r.Peers) == 0 {
 		c.addf("bgp.peers", "missing; want the neighbouring routers, or no bgp section")
 	}
+	if b.MEDBase%10 != 0 {
+		c.addf("bgp.med_base", "%d; want a multiple of 10, so that small differences never become updates", b.MEDBase)
+	}
 	names, addrs := map[string]int{}, map[netip.Addr]int{}
 	for i, rp := range r.Peers {
 		path := at("bgp.peers", i)
 		p := c.peer(path, rp)
+		if p.ASN != 0 && p.ASN == b.ASN {
+			c.addf(path+".asn", "%d is our own; want that of the router (the session is external BGP)", p.ASN)
+		}
 		if j, dup := names[p.Name]; dup && p.Name != "" {
 			c.addf(path+".name", "%q is the name of %s already; want a name of its own", p.Name, at("bgp.peers", j))
 		}
@@ -64,7 +70,9 @@ func (c *collector) peer(path string, r rawPeer) BGPPeer {
 	if r.PasswordFile != "" {
 		p.PasswordFile = c.file(path+".password_file", r.PasswordFile)
 	}
-	if r.LocalAddress != "" {
+	if r.LocalAddress == "" {
+		c.addf(path+".local_address", "missing; want this appliance's address on the link to the router, its source and next hop")
+	} else {
 		p.LocalAddress = c.addr(path+".local_address", r.LocalAddress, "an address of this appliance on the link")
 		if p.LocalAddress.IsValid() && p.Address.IsValid() && p.LocalAddress.Is4() != p.Address.Is4() {
 			c.addf(path+".local_address", "%s is not of the family of the router's address %s; want both IPv4 or both IPv6", p.LocalAddress, p.Address)

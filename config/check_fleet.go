@@ -34,6 +34,9 @@ func (c *collector) fleet(r *rawFleet) Fleet {
 		HoldDown:  c.duration("fleet.handover.hold_down", r.Handover.HoldDown, 0, maxDays),
 	}
 	f.DeadMan = c.duration("fleet.dead_man", r.DeadMan, 200*time.Millisecond, 10*time.Second)
+	if least := 4 * f.Probe.Interval; f.DeadMan < least {
+		c.addf("fleet.dead_man", "%v; want at least %v, four times fleet.probe.interval, or fences close between two refreshes", f.DeadMan, least)
+	}
 	c.addresses(&f)
 	return f
 }

@@ -3,7 +3,7 @@
 # running: policy-rc.d refuses their start, and their units are disabled where
 # systemd runs; the lab and shadowcastd start their own instances.
 set -eu
-want="charon-systemd strongswan-swanctl strongswan-libcharon libstrongswan-extra-plugins libcharon-extra-plugins bird2 frr frr-pythontools user-mode-linux iproute2 tcpdump"
+want="charon-systemd strongswan-swanctl strongswan-libcharon libstrongswan-extra-plugins libcharon-extra-plugins bird2 frr frr-pythontools user-mode-linux iproute2 tcpdump gcc libc6-dev"
 [ "${1:-}" = "generate" ] && want="$want clang llvm libbpf-dev linux-libc-dev protobuf-compiler libprotobuf-dev"
 missing=""
 for p in $want; do

@@ -66,6 +66,9 @@ type (
 		// closed fence of a planned move; what it holds is the twin.
 		Keep bool
 	}
+	// ActBuild tries again to bring up a slot that could not be built. Answered
+	// by EvSlotUp or EvSlotDown.
+	ActBuild struct{ Slot sa.Slot }
 	// ActWake asks for an EvTick after In, between the regular ones.
 	ActWake struct{ In time.Duration }
 	// ActFollow tells a shadow's runtime that the slot has another owner now, or
@@ -163,6 +166,7 @@ func (ActActivate) action()   {}
 func (ActShadow) action()     {}
 func (ActFollow) action()     {}
 func (ActWake) action()       {}
+func (ActBuild) action()      {}
 func (ActStandDown) action()  {}
 func (ActPreset) action()     {}
 func (ActRefeed) action()     {}

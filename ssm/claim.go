@@ -11,6 +11,9 @@ import (
 // claim before it refeeds in place.
 const yieldPatience = 300 * time.Millisecond
 
+// buildEvery paces attempts to build a slot that cannot run.
+const buildEvery = 10 * time.Second
+
 // refeedEvery paces attempts to bring the charon of an active slot back.
 const refeedEvery = 2 * time.Second
 
@@ -46,6 +49,7 @@ func (c *Core) tickNone(s *slot) {
 	if !c.member(s) || s.rebuildAfter {
 		return
 	}
+	c.buildAgain(s)
 	if s.owner != "" && s.owner != c.cfg.Self {
 		if c.cfg.Shadowing {
 			c.shadow(s)
@@ -69,6 +73,7 @@ func (c *Core) shadow(s *slot) {
 
 func (c *Core) tickShadow(s *slot) {
 	c.voidTickets(s)
+	c.buildAgain(s)
 	if s.up && s.granted == 0 && s.armed <= max(s.floor-1, s.ticket) {
 		// Unarmed, or asked to get a ticket above the one a move will use.
 		c.request(s)
@@ -234,7 +239,21 @@ func (c *Core) passivated(s *slot) {
 func (c *Core) slotDown(s *slot, why string) {
 	s.up, s.ready, s.reason = false, false, why
 	s.armed, s.granted = 0, 0
+	s.retryAt = c.now.Add(buildEvery)
 	c.report(ActReport{Slot: s.cfg.Slot, Kind: "down", Warn: true, Text: "the slot cannot run here", Reason: why})
+}
+
+// buildAgain retries a slot that could not be built.
+func (c *Core) buildAgain(s *slot) {
+	if s.up || s.retryAt.IsZero() || c.now.Before(s.retryAt) {
+		return
+	}
+	s.retryAt = time.Time{}
+	if s.role == RoleShadow {
+		c.shadow(s)
+		return
+	}
+	c.emit(ActBuild{Slot: s.cfg.Slot})
 }
 
 // adopted runs once after a restart of the daemon that found the slot active.

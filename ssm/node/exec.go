@@ -54,6 +54,8 @@ func (a *Appliance) toSlot(act ssm.Action) {
 		a.at(x.Slot, func(r *slotRuntime) { r.own(x) })
 	case ssm.ActBirth:
 		a.at(x.Slot, func(r *slotRuntime) { r.birth.Base = sa.BaseFor(r.ticket, x.Lowest) })
+	case ssm.ActBuild:
+		a.at(x.Slot, (*slotRuntime).rebuild)
 	case ssm.ActActivate:
 		a.at(x.Slot, (*slotRuntime).activate)
 	case ssm.ActShadow:

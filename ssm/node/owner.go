@@ -104,7 +104,48 @@ func (r *slotRuntime) recall() {
 	r.a.problem(r.n, "recall the sessions", r.link.Resync(r.ctx))
 }
 
+// forgetSuspects ends the sessions whose deletion was doubted long enough.
+func (r *slotRuntime) forgetSuspects(now time.Time) {
+	for id, since := range r.suspects {
+		if now.Sub(since) > session.SuspectTime {
+			delete(r.suspects, id)
+			r.pub.Delete(id)
+		}
+	}
+}
+
+// rekeyWorn asks charon to rekey the children whose blocks run out: their numbers
+// have jumped with every takeover since their birth.
+func (r *slotRuntime) rekeyWorn() {
+	worn := map[sa.SPI]bool{}
+	for _, d := range r.ledger.Docs() {
+		for _, c := range d.Children {
+			if c.Birth.NeedsRekey(r.ticket) {
+				worn[c.In] = true
+			}
+		}
+	}
+	if len(worn) == 0 {
+		return
+	}
+	vici := r.vici
+	r.group.Go(func() error {
+		sas, err := vici.ListSAs(r.ctx, true)
+		for _, s := range sas {
+			for _, c := range s.Children {
+				if worn[c.In] {
+					_, rerr := vici.RekeyChild(r.ctx, charon.Target{ID: c.UniqueID})
+					err = errors.Join(err, rerr)
+				}
+			}
+		}
+		r.a.problem(r.n, "rekey children whose sequence blocks run out", err)
+		return nil
+	})
+}
+
 func (r *slotRuntime) endOwner() {
+	clear(r.suspects)
 	r.stopPublisher()
 	if r.ledger != nil {
 		r.rewatch(nil)
@@ -143,10 +184,17 @@ const (
 func (r *slotRuntime) output(o session.Output) {
 	for _, c := range o.Changes {
 		if c.Kind == session.Delete {
-			r.pub.Delete(c.ID)
 			r.log.Info("session ended", "session", c.ID, "suspect", c.Suspect)
+			if c.Suspect {
+				// It may be a false takeover's view of a client that is well
+				// (rule 15): the shadows keep the session for now.
+				r.suspects[c.ID] = time.Now()
+				continue
+			}
+			r.pub.Delete(c.ID)
 			continue
 		}
+		delete(r.suspects, c.Doc.SessionID)
 		r.publish(c.Doc)
 	}
 	for _, c := range o.Conflicts {

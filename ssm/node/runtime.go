@@ -63,6 +63,8 @@ type slotRuntime struct {
 	unpub   context.CancelFunc // ends pub
 	sampled time.Time          // when replay samples were last published
 	watched map[sa.SPI]bool
+	// suspects are sessions that charon deleted and the shadows still hold.
+	suspects map[string]time.Time
 
 	twin *twin
 	held []*session.Document // what charon holds after standDown
@@ -80,7 +82,7 @@ type slotRuntime struct {
 
 func newRuntime(a *Appliance, c config.Slot) *slotRuntime {
 	return &slotRuntime{a: a, n: c.Number, cfg: c, log: a.log.With("slot", c.Number), mode: modeIdle, queue: newQueue(),
-		dir: filepath.Join(a.cfg.RunDir, "slot-"+strconv.Itoa(int(c.Number))), watched: map[sa.SPI]bool{}}
+		dir: filepath.Join(a.cfg.RunDir, "slot-"+strconv.Itoa(int(c.Number))), watched: map[sa.SPI]bool{}, suspects: map[string]time.Time{}}
 }
 
 func (r *slotRuntime) String() string { return fmt.Sprintf("slot %d", r.n) }
@@ -142,6 +144,8 @@ func (r *slotRuntime) begin() {
 		}
 		if inst, err := charon.Adopt(r.ctx, spec); err == nil {
 			r.attach(inst)
+			// The configuration may have changed while no daemon ran.
+			r.a.problem(r.n, "load connections into the adopted charon", r.configure())
 			r.mode, r.ticket = modeIdle, was.Ticket
 			r.a.post(ssm.EvAdopted{Slot: r.n, Ticket: was.Ticket})
 			return
@@ -217,7 +221,22 @@ func (r *slotRuntime) startCharon() error {
 		return err
 	}
 	r.attach(inst)
-	if err := r.a.load(r.ctx, r.vici, r.link.Version()); err != nil {
+	return r.configure()
+}
+
+// configure learns the HA version of charon and gives it the operators'
+// connections.
+func (r *slotRuntime) configure() error {
+	release, err := r.vici.Version(r.ctx)
+	if err != nil {
+		return fmt.Errorf("ask charon for its version: %w", err)
+	}
+	v, err := charon.VersionOf(release)
+	if err != nil {
+		return err
+	}
+	r.link.SetVersion(v)
+	if err := r.a.load(r.ctx, r.vici, v); err != nil {
 		return fmt.Errorf("load connections: %w", err)
 	}
 	return nil
@@ -284,6 +303,7 @@ func (r *slotRuntime) onTick() {
 	case modeOwner:
 		now := time.Now()
 		r.output(r.ledger.Tick(now))
+		r.forgetSuspects(now)
 		if now.Sub(r.sampled) > sampleEvery {
 			// Nothing changed: the shadows' last samples are as good as new.
 			r.sampled = now
@@ -294,6 +314,9 @@ func (r *slotRuntime) onTick() {
 
 func (r *slotRuntime) activate() {
 	r.a.problem(r.n, "activate charon", r.link.Activate(r.ctx))
+	if r.mode == modeOwner {
+		r.rekeyWorn()
+	}
 }
 
 // standDown ends an ownership: nothing is published any more, charon becomes

@@ -20,7 +20,7 @@ const (
 	MinProtocolVersion = 1
 
 	// MaxDoc bounds one session document, MaxID one session's name, in octets.
-	MaxDoc = 256 << 10
+	MaxDoc = 1 << 20
 	MaxID  = 256
 	// MaxSessions bounds the sessions of a slot.
 	MaxSessions = 1 << 20
