@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/strongswan/govici/vici"
+	"golang.org/x/sys/unix"
 )
 
 // Vici is a client of one charon's vici socket. Commands go over one connection,
@@ -130,12 +131,22 @@ func dialVici(ctx context.Context, path string) (*viciConn, error) {
 	var d net.Dialer
 	s, err := vici.NewSession(vici.WithAddr("unix", path), vici.WithDialContext(
 		func(_ context.Context, network, addr string) (net.Conn, error) {
-			conn, err := d.DialContext(ctx, network, addr)
-			if err != nil {
-				return nil, err
+			for {
+				conn, err := d.DialContext(ctx, network, addr)
+				if err == nil {
+					c.conns = append(c.conns, conn)
+					return conn, nil
+				}
+				// A charon that has just started, or is very busy, has a full backlog.
+				if !errors.Is(err, unix.EAGAIN) {
+					return nil, err
+				}
+				select {
+				case <-ctx.Done():
+					return nil, fmt.Errorf("%w: %w", err, ctx.Err())
+				case <-time.After(10 * time.Millisecond):
+				}
 			}
-			c.conns = append(c.conns, conn)
-			return conn, nil
 		}))
 	if err != nil {
 		c.interrupt()

@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
-	"golang.org/x/sys/unix"
 
 	"github.com/shadowcast/shadowcast/sa/charon"
 )
@@ -124,9 +123,6 @@ func (f *Fabric) live(ctx context.Context) error {
 	f.setPID(inst.PID())
 	v := charon.NewVici(inst.Vici())
 	defer v.Close()
-	if err := greet(ctx, v); err != nil {
-		return errors.Join(err, killHung(ctx, inst, err))
-	}
 
 	g, ctx := errgroup.WithContext(ctx)
 	changed := make(chan struct{}, 1)
@@ -150,24 +146,6 @@ func (f *Fabric) live(ctx context.Context) error {
 		return errors.Join(err, killHung(ctx, inst, err))
 	})
 	return g.Wait()
-}
-
-// greet waits until charon takes commands: while it starts, the backlog of its
-// socket may be full.
-func greet(ctx context.Context, v *charon.Vici) error {
-	ctx, cancel := context.WithTimeout(ctx, answer)
-	defer cancel()
-	for {
-		_, err := v.Version(ctx)
-		if !errors.Is(err, unix.EAGAIN) {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("%w: %w", err, ctx.Err())
-		case <-time.After(20 * time.Millisecond):
-		}
-	}
 }
 
 // killHung ends a charon that did not answer in time. Killing is right: asked to
