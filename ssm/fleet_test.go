@@ -273,7 +273,7 @@ func (f *fleet) act(n *fnode, a Action) {
 		f.after(n, 90*time.Millisecond, EvTwin{a.Slot, true, ""})
 		f.after(n, 95*time.Millisecond, EvRTT{a.Slot, time.Duration(f.rng.Intn(30)) * time.Millisecond})
 	case ActPreset:
-		f.after(n, 10*time.Millisecond, EvPreset{a.Slot, a.Ticket})
+		f.after(n, 10*time.Millisecond, EvPreset(a))
 	case ActIssue:
 		t := max(f.counter[a.Slot], a.Floor) + 1
 		f.counter[a.Slot] = t
