@@ -7,6 +7,8 @@ import (
 	"strings"
 	"time"
 
+	"google.golang.org/grpc/status"
+
 	v1 "github.com/shadowcast/shadowcast/api/v1"
 )
 
@@ -14,6 +16,10 @@ import (
 const (
 	plannedMoves   = 5
 	plannedPackets = 5000 // at least, in each planned handover
+	moveTries      = 3
+	flowWithin     = 10 * time.Second
+
+	rearmed        = "shadows are armed again" // what is waited for between scenes
 	reconnectLimit = 45 * time.Second
 )
 
@@ -54,6 +60,25 @@ func (d *story) begin() {
 		t.Fatalf("the client landed on %s, want %s", o.Name, entry)
 	}
 	d.versions()
+}
+
+// move asks for the handover. One that the fleet gives up, for somebody is silent on
+// a busy machine, costs nothing and is asked for again, as an operator would.
+func (d *story) move(o *Observation, from *Appliance, to string) *v1.HandoverAccount {
+	t := d.t
+	for try := 1; ; try++ {
+		o.Mark(time.Now(), "handover to "+to+" asked for")
+		acc, err := from.Handover(t.Context(), d.s.slot, to, func(p *v1.HandoverProgress) { o.Mark(time.Now(), phaseText(p)) })
+		if err == nil {
+			return acc
+		}
+		if try == moveTries {
+			t.Check(err)
+		}
+		o.Mark(time.Now(), "given up: "+status.Convert(err).Message())
+		d.c.say("  %s; asking again", status.Convert(err).Message())
+		allReady(t, d.l)
+	}
 }
 
 // ownerNow returns who owns the client's slot; nobody ends the demo.
@@ -101,9 +126,14 @@ func (d *story) add(sc Scene, title string, up, down []int) {
 	d.c.say("  %s", r.line())
 }
 
-// ready waits until the owner's shadows may take over.
-func (d *story) ready() {
-	d.c.during(waiting("shadows are armed again"), func() { allReady(d.t, d.l) })
+// ready waits until the owner's shadows may take over, and until traffic flows: what
+// an earlier scene broke is not to be counted in the next one.
+func (d *story) ready(what string) {
+	t := d.t
+	d.c.during(waiting(what), func() { allReady(t, d.l) })
+	ctx, cancel := context.WithTimeoutCause(t.Context(), flowWithin, fmt.Errorf("no traffic within %s, though every shadow is ready", flowWithin))
+	defer cancel()
+	d.c.during(traffic(d.s.Stream), func() { t.Check(d.s.WaitReceived(ctx, 50)) })
 }
 
 // end says at once what went wrong; collecting the evidence takes a while.
@@ -116,16 +146,16 @@ func (d *story) end() {
 // shadowed is the fleet as it is meant to be.
 func (d *story) shadowed() {
 	defer d.end()
-	t, l := d.t, d.l
+	t := d.t
 	d.begin()
 	d.play("control", "control: no fault", func(*Observation) { pause(t, 3*time.Second) })
 	// Round the fleet, and home for the power cut: of the appliance that is both
 	// the owner and the entry.
 	for i, to := range [plannedMoves]string{"fra", "lhr", entry, "fra", entry} {
-		d.ready()
+		d.ready(rearmed)
 		d.handover("planned", fmt.Sprintf("planned handover %d/%d", i+1, plannedMoves), to, plannedPackets)
 	}
-	d.ready()
+	d.ready(rearmed)
 	victim := d.powerCut()
 	d.dpd()
 	d.play("client-child-rekey", "client child rekey", func(*Observation) {
@@ -138,7 +168,7 @@ func (d *story) shadowed() {
 	})
 	d.c.say("power on: %s boots with an empty memory", victim.Name)
 	t.Check(victim.PowerOn())
-	d.c.during(waiting(victim.Name+" is fed again"), func() { allReady(t, l) })
+	d.ready(victim.Name + " is fed again")
 	d.handover("return", "return home", victim.Name, 3000)
 	t.Check(d.s.Stream.Stop(time.Second))
 }
@@ -147,12 +177,10 @@ func (d *story) shadowed() {
 func (d *story) handover(name, title, to string, n int) {
 	t := d.t
 	from := d.ownerNow()
-	base := d.s.counts().sent()
 	d.play(name, fmt.Sprintf("%s: %s -> %s", title, from.Name, to), func(o *Observation) {
+		base := d.s.counts().sent()
 		pause(t, 500*time.Millisecond)
-		o.Mark(time.Now(), "handover to "+to+" asked for")
-		acc, err := from.Handover(t.Context(), d.s.slot, to, func(p *v1.HandoverProgress) { o.Mark(time.Now(), phaseText(p)) })
-		t.Check(err)
+		acc := d.move(o, from, to)
 		o.Mark(time.Now(), fmt.Sprintf("done, outbound held %s", acc.Hold.AsDuration().Round(10*time.Microsecond)))
 		pause(t, 500*time.Millisecond)
 		t.Check(poll(t.Context(), 20*time.Millisecond, "packets", func() (bool, error) { return d.s.counts().sent()-base > n+n/100, nil }))
