@@ -55,7 +55,9 @@ protocol bgp backbone {
 	connect delay time 1;
 	connect retry time 1;
 	error wait time 1, 5;
-	ipv4 { import all; export where source = RTS_BGP; next hop self; };
+	# A way of one's own is better than the neighbour's: otherwise a raised MED, which
+	# reaches the two routers one after the other, makes them point at each other.
+	ipv4 { import filter { bgp_local_pref = 50; accept; }; export where source = RTS_BGP; next hop self; };
 }
 `, host(routerLink, n), OutsideASN, host(routerLink, 3-n)), nil
 }
