@@ -94,7 +94,7 @@ func multiply(t *T, o *Appliance, s *attached, n int) error {
 	if err != nil {
 		return err
 	}
-	i := slices.IndexFunc(names, func(x string) bool { return strings.HasSuffix(x, fmt.Sprintf("-s%d", s.slot)) })
+	i := slices.IndexFunc(names, func(x string) bool { return strings.HasSuffix(x, fmt.Sprintf("s%d", s.slot)) })
 	if i < 0 {
 		return fmt.Errorf("no namespace of slot %d among %v", s.slot, names)
 	}
