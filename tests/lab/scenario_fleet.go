@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -82,6 +83,32 @@ func allReady(t *T, l *Lab) {
 			return !slices.ContainsFunc(r.Peers, func(p *v1.BGPPeer) bool { return p.State != "established" && a.reaches(p.Name) }), nil
 		}))
 	}
+	calm(t, l)
+}
+
+// calm waits until the living appliances have heard each other without a gap for a
+// while: what boots takes the guest's only processor.
+func calm(t *T, l *Lab) {
+	quiet := 0
+	t.Check(poll(t.Context(), 150*time.Millisecond, "the appliances to hear each other", func() (bool, error) {
+		for _, a := range l.Appliances() {
+			if !a.daemon.Alive() {
+				continue
+			}
+			s, err := a.Status(t.Context())
+			if err != nil {
+				return false, err
+			}
+			if slices.ContainsFunc(s.Peers, func(p *v1.Peer) bool {
+				return p.State != v1.PeerState_PEER_STATE_UP && l.Appliance(p.Name).daemon.Alive()
+			}) {
+				quiet = 0
+				return false, nil
+			}
+		}
+		quiet++
+		return quiet >= 10, nil
+	}))
 }
 
 // reaches reports whether the router at the other end of the session lives.
@@ -181,7 +208,18 @@ func handover(t *T, l *Lab, s *attached, name, to string) Scene {
 	sc := scene(t, l, s, name, func(o *Observation) {
 		pause(t, 300*time.Millisecond)
 		o.Mark(time.Now(), "handover to "+to)
-		acc, err := from.Handover(t.Context(), s.slot, to, func(p *v1.HandoverProgress) { o.Mark(time.Now(), p.Message) })
+		var acc *v1.HandoverAccount
+		var err error
+		// A move that cannot be made safely is given up, and nothing has happened;
+		// an operator asks again.
+		for try := 1; try <= 3; try++ {
+			acc, err = from.Handover(t.Context(), s.slot, to, func(p *v1.HandoverProgress) { o.Mark(time.Now(), p.Message) })
+			if err == nil || !strings.Contains(err.Error(), "given up") {
+				break
+			}
+			t.Logf("%s: try %d: %v", name, try, err)
+			pause(t, time.Second)
+		}
 		t.Check(err)
 		t.Logf("%s: %s -> %s in %s, held %s, %d late packets", name, from.Name, to, acc.Elapsed.AsDuration(), acc.Hold.AsDuration(), acc.PacketsLate)
 		pause(t, 700*time.Millisecond)
