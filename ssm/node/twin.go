@@ -56,6 +56,9 @@ type twinChild struct {
 	haveIn  bool
 	haveOut bool
 	preset  bool
+	// void: our ticket was overtaken before the child was born. It gives no block
+	// and cannot be used for a claim; the next ticket will.
+	void bool
 }
 
 func kernelSample(s replica.Sample) xfrm.Sample {
@@ -66,7 +69,7 @@ func kernelSample(s replica.Sample) xfrm.Sample {
 	return xfrm.Sample{Seq: s.InSeq, Window: s.Window, Bitmap: s.Bitmap, Attr: attr}
 }
 
-func (c *twinChild) complete() bool { return c.haveIn && c.haveOut && c.preset }
+func (c *twinChild) complete() bool { return c.haveIn && c.haveOut && (c.preset || c.void) }
 
 func newTwin(r *slotRuntime) *twin {
 	return &twin{r: r, feeder: session.NewFeeder(), docs: map[string]*session.Document{}, hashes: map[string]replica.Hash{}, children: map[sa.SPI]*twinChild{},
@@ -405,8 +408,8 @@ func (t *twin) presetSome(cs []*twinChild) {
 	ws := make([]xfrm.ReplayWrite, 0, len(cs))
 	for _, c := range cs {
 		n, err := c.birth.Block(t.ticket)
-		if err != nil {
-			t.r.a.problem(t.r.n, "preset SA "+c.out.String(), err)
+		if c.void = err != nil; c.void {
+			t.r.log.Debug("no block for an SA", "spi", c.out, "err", err)
 			continue
 		}
 		ws = append(ws, xfrm.ReplayWrite{ID: c.outID, OSeq: sa.FirstSeq(n)})

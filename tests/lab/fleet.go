@@ -47,10 +47,9 @@ func (l *Lab) newFleet() (*fleet, error) {
 	names := l.opt.Appliances
 	f.shared = config.Fleet{
 		VIPs: []netip.Addr{VIP}, DeadMan: time.Second,
-		Probe:    config.Probe{Interval: 50 * time.Millisecond, Lost: 4},
-		Handover: config.Handover{HoldCap: 100 * time.Millisecond, DrainTime: time.Second, HoldDown: time.Hour},
-		// An odd number of them keeps the ticket log.
-		Registrars: names[:min(len(names)-1+len(names)%2, 5)],
+		Probe:      config.Probe{Interval: 50 * time.Millisecond, Lost: 4},
+		Handover:   config.Handover{HoldCap: 100 * time.Millisecond, DrainTime: time.Second, HoldDown: time.Hour},
+		Registrars: registrars(names),
 	}
 	for _, a := range l.appliances {
 		if _, err := pki.Issue(f.dir, a.Name, []netip.Addr{a.Addr}, pki.Options{}); err != nil {
@@ -74,6 +73,14 @@ func (l *Lab) newFleet() (*fleet, error) {
 		}
 	}
 	return f, l.writeSwanctl(filepath.Join(f.dir, "swanctl"))
+}
+
+// registrars are an odd number of the appliances, the last one first: the one that
+// scenarios cut off first should not be the one that issues tickets.
+func registrars(names []string) []string {
+	out := slices.Clone(names)
+	slices.Reverse(out)
+	return out[:min(len(out)-1+len(out)%2, 5)]
 }
 
 // writeSwanctl writes the connection that every gateway offers. The pool's name is
