@@ -87,8 +87,8 @@ func (r *slotRuntime) stopPublisher() {
 	r.published.Store(nil)
 }
 
-// recall asks an adopted charon for its sessions when no other copy exists:
-// the daemon was restarted and there was no shadow. It makes charon rekey every
+// recall asks an adopted charon for its sessions: the daemon was restarted and
+// still owns the slot, mostly because there was no shadow. It makes charon rekey every
 // child, so it is the last resort.
 func (r *slotRuntime) recall() {
 	sas, err := r.vici.ListSAs(r.ctx, true)
@@ -100,7 +100,7 @@ func (r *slotRuntime) recall() {
 		return
 	}
 	r.a.events.Add(Entry{Slot: r.n, Kind: "resync", Warn: true, Text: "charon sends its sessions again and rekeys their children",
-		Reason: "the daemon was restarted and no shadow holds a copy"})
+		Reason: "the daemon was restarted and its memory of them is gone"})
 	r.a.problem(r.n, "recall the sessions", r.link.Resync(r.ctx))
 }
 
