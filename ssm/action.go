@@ -124,11 +124,13 @@ type (
 	// EvPassivated.
 	ActPassivate struct{ Slot sa.Slot }
 	// ActAnnounce says which slots' pools this appliance announces inside and
-	// whether it may announce the VIP, and at which level.
+	// at which level it announces the VIP.
 	ActAnnounce struct {
-		Pools    []sa.Slot
-		VIP      bool
-		Degraded bool
+		Pools []sa.Slot
+		Level Level
+		// Paced: the level follows an estimate, so changes of attributes must
+		// keep to the budget that protects us from route flap damping.
+		Paced bool
 	}
 	// ActRemember stores what a restarted daemon must know: the role and
 	// ticket of Slot (no key material).

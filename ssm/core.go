@@ -23,6 +23,7 @@ type Core struct {
 	order []sa.Slot
 
 	registrar registrar
+	fit       fitness
 	out       []Action
 
 	// What was last told to the shell, so that only changes are.
@@ -123,6 +124,10 @@ func (c *Core) Step(ev Event, now time.Time) []Action {
 		c.onMessage(e.From, e.Msg)
 	case EvLiveness:
 		c.onLiveness(e)
+	case EvStanding:
+		c.onStanding(e)
+	case EvLoad:
+		c.fit.load, c.fit.sessions = e.Load, e.Sessions
 	default:
 		c.onSlotEvent(ev)
 	}

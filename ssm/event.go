@@ -113,6 +113,27 @@ type (
 	EvFenceShut struct{ Slot sa.Slot }
 	// EvPassivated answers ActPassivate and ActStandDown.
 	EvPassivated struct{ Slot sa.Slot }
+	// EvStanding is what one source says of this appliance's fitness. It stays
+	// until the same source says otherwise; the worst of all sources counts.
+	EvStanding struct {
+		Source   string // SourceOperator, SourceMaintenance, SourceHealth, SourceLoad
+		Standing Standing
+		Reason   string
+		Causes   []string // what the reason rests on, most important first
+		// Deadline is the time that is left before the service here may end, 0
+		// if unknown: bounds how long existing sessions may stay.
+		Deadline time.Duration
+		// Hard means a fact, not an estimate: only such standings, the
+		// operator's and maintenance may withdraw the last announcement.
+		Hard bool
+		Risk float64 // SourceHealth: probability of failure within an hour, 0..1
+	}
+	// EvLoad is how busy this appliance is: share of its capacity in use (1 is
+	// full) and sessions owned.
+	EvLoad struct {
+		Load     float64
+		Sessions int
+	}
 )
 
 func (EvTick) event()          {}
@@ -136,3 +157,5 @@ func (EvRTT) event()           {}
 func (EvDrained) event()       {}
 func (EvPassivated) event()    {}
 func (EvFenceShut) event()     {}
+func (EvStanding) event()      {}
+func (EvLoad) event()          {}

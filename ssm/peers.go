@@ -1,6 +1,7 @@
 package ssm
 
 import (
+	"math"
 	"slices"
 	"time"
 
@@ -20,6 +21,10 @@ type peer struct {
 	routeLost   bool // its BGP liveness route was withdrawn
 	hears       []Node
 	slots       map[sa.Slot]SlotReport
+	standing    Standing
+	level       Level
+	risk, load  float64
+	sessions    int
 }
 
 func (c *Core) suspected(n Node) bool {
@@ -87,6 +92,7 @@ func (c *Core) onReport(from Node, p *peer, r Report) {
 		c.probeAt = c.now
 	}
 	p.heard, p.spoke, p.suspect, p.hears = c.now, c.now, false, r.Hears
+	p.standing, p.level, p.risk, p.load, p.sessions = r.Standing, r.Level, r.Risk, r.Load, r.Sessions
 	for _, sr := range r.Slots {
 		s := c.slots[sr.Slot]
 		if s == nil {
@@ -156,7 +162,11 @@ func (c *Core) hearer(n Node) Node {
 
 // probe sends a report to everyone.
 func (c *Core) probe() {
-	r := Report{Incarnation: c.cfg.Incarnation, Hears: []Node{}}
+	r := Report{Incarnation: c.cfg.Incarnation, Hears: []Node{}, Standing: c.fit.worst.Standing, Risk: round3(c.fit.risk), Load: round3(c.fit.load),
+		Sessions: c.fit.sessions}
+	if c.announced != nil {
+		r.Level = c.announced.Level
+	}
 	for _, n := range c.cfg.Appliances {
 		if c.alive(n) {
 			r.Hears = append(r.Hears, n)
@@ -171,6 +181,9 @@ func (c *Core) probe() {
 	}
 	c.broadcast(Message{Kind: KindProbe, Report: &r})
 }
+
+// round3 keeps a share short on the wire.
+func round3(x float64) float64 { return math.Round(x*1000) / 1000 }
 
 func (c *Core) slotReport(s *slot) SlotReport {
 	r := SlotReport{Slot: s.cfg.Slot, Owner: s.owner, OwnerTicket: s.ticket, Armed: s.armed, Ready: s.ready && s.role == RoleShadow, Up: s.up, RTT: s.rtt}

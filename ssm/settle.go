@@ -68,9 +68,10 @@ func (c *Core) via(s *slot) Node {
 }
 
 // clientSlots returns the slots for new clients that enter here: our home
-// slots, else any slot we own, else everybody's.
+// slots, else any slot we own, else everybody's. While this appliance is
+// leaving, those of appliances that are not come first.
 func (c *Core) clientSlots() []sa.Slot {
-	var home, own, any []sa.Slot
+	var home, own, fit, any []sa.Slot
 	for _, n := range c.order {
 		s := c.slots[n]
 		if s.owner == "" {
@@ -78,7 +79,9 @@ func (c *Core) clientSlots() []sa.Slot {
 		}
 		if s.role != RoleOwner {
 			if s.owner != c.cfg.Self && !c.suspected(s.owner) {
-				any = append(any, n)
+				if any = append(any, n); !c.leaving(s.owner) {
+					fit = append(fit, n)
+				}
 			}
 			continue
 		}
@@ -90,10 +93,14 @@ func (c *Core) clientSlots() []sa.Slot {
 		}
 	}
 	switch {
+	case len(fit) > 0 && c.leaving(c.cfg.Self):
+		return fit
 	case len(home) > 0:
 		return home
 	case len(own) > 0:
 		return own
+	case len(fit) > 0:
+		return fit
 	}
 	return any
 }
@@ -101,11 +108,12 @@ func (c *Core) clientSlots() []sa.Slot {
 // announce emits what BGP should say if that changed. The VIP is announced
 // once every packet that could enter has somewhere to go.
 func (c *Core) announce() {
-	a := ActAnnounce{VIP: true, Degraded: true}
+	a := ActAnnounce{Paced: c.fit.paced}
+	owns := false
 	for _, n := range c.order {
 		s := c.slots[n]
 		if s.role == RoleOwner {
-			a.Degraded = false
+			owns = true
 		}
 		// After a move the old owner goes on announcing until the new one's
 		// announcement has certainly arrived: what still comes is forwarded.
@@ -113,15 +121,13 @@ func (c *Core) announce() {
 			a.Pools = append(a.Pools, n)
 		}
 	}
-	if a.Degraded { // owns nothing: a relay only, once it knows the owners
-		for _, n := range c.order {
-			if c.via(c.slots[n]) == "" {
-				a.VIP = false
-			}
-		}
-	}
-	if c.announced != nil && c.announced.VIP == a.VIP && c.announced.Degraded == a.Degraded && slices.Equal(c.announced.Pools, a.Pools) {
+	a.Level = c.level(owns)
+	c.noteLast(a.Level)
+	if c.announced != nil && c.announced.Level == a.Level && c.announced.Paced == a.Paced && slices.Equal(c.announced.Pools, a.Pools) {
 		return
+	}
+	if c.announced == nil || c.announced.Level != a.Level {
+		c.probeAt = c.now
 	}
 	c.announced = &a
 	c.emit(a)

@@ -134,6 +134,12 @@ type Report struct {
 	Incarnation uint64       `json:"i"`
 	Hears       []Node       `json:"h"`
 	Slots       []SlotReport `json:"s"`
+	// How fit the sender is, for the choice of successors.
+	Standing Standing `json:"st,omitempty"`
+	Level    Level    `json:"lv,omitempty"` // of its VIP
+	Risk     float64  `json:"rk,omitempty"` // of a failure within an hour, 0..1
+	Load     float64  `json:"ld,omitempty"` // share of its capacity in use
+	Sessions int      `json:"ss,omitempty"` // owned
 }
 
 // SlotReport is one slot as the sender of a Report sees it.

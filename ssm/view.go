@@ -1,6 +1,8 @@
 package ssm
 
 import (
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/shadowcast/shadowcast/sa"
@@ -11,8 +13,15 @@ type View struct {
 	Self  Node
 	Peers []PeerView
 	Slots []SlotView
-	VIP   bool // announced
-	Relay bool // announced, but owns no slot
+	Level Level // of the VIP
+	Relay bool  // announced, but owns no slot
+	// Fitness: the worst standing, every source's own, and since when.
+	Standing Standing
+	Since    time.Time
+	Sources  []EvStanding
+	Risk     float64
+	Load     float64
+	Sessions int
 }
 
 // PeerView is one other appliance.
@@ -22,6 +31,10 @@ type PeerView struct {
 	Suspect     bool
 	RouteLost   bool
 	Incarnation uint64
+	Standing    Standing
+	Level       Level
+	Risk, Load  float64
+	Sessions    int
 }
 
 // SlotView is one slot.
@@ -51,13 +64,17 @@ type ShadowView struct {
 
 // View returns a snapshot.
 func (c *Core) View() View {
-	v := View{Self: c.cfg.Self}
+	v := View{Self: c.cfg.Self, Standing: c.fit.worst.Standing, Since: c.fit.since, Risk: c.fit.risk, Load: c.fit.load, Sessions: c.fit.sessions}
 	if c.announced != nil {
-		v.VIP, v.Relay = c.announced.VIP, c.announced.Degraded
+		v.Level = c.announced.Level
+		v.Relay = v.Level.Announced() && !slices.ContainsFunc(c.order, func(n sa.Slot) bool { return c.slots[n].role == RoleOwner })
+	}
+	for _, k := range slices.Sorted(maps.Keys(c.fit.by)) {
+		v.Sources = append(v.Sources, c.fit.by[k])
 	}
 	for _, n := range c.cfg.Appliances {
 		if p := c.peers[n]; p != nil {
-			v.Peers = append(v.Peers, PeerView{n, p.heard, p.suspect, p.routeLost, p.incarnation})
+			v.Peers = append(v.Peers, PeerView{n, p.heard, p.suspect, p.routeLost, p.incarnation, p.standing, p.level, p.risk, p.load, p.sessions})
 		}
 	}
 	for _, n := range c.order {

@@ -90,17 +90,12 @@ func (r *routes) run(ctx context.Context) error {
 
 func (r *routes) desired(x ssm.ActAnnounce) bgp.Desired {
 	cfg := r.a.cfg
-	// Ownership changes are this service's purpose, not flapping: they pass
-	// the change budget that health predictions must keep to.
-	d := bgp.Desired{Level: bgp.Withdrawn, MEDBase: cfg.BGP.MEDBase, Force: true}
+	// Ownership changes and what an operator asks for are this service's
+	// purpose, not flapping: they pass the change budget that estimates of
+	// health and load must keep to.
+	d := bgp.Desired{Level: level(x.Level), MEDBase: cfg.BGP.MEDBase, Force: !x.Paced}
 	for _, v := range cfg.Fleet.VIPs {
 		d.VIPs = append(d.VIPs, hostPrefix(v))
-	}
-	if x.VIP {
-		d.Level = bgp.Normal
-		if x.Degraded {
-			d.Level = bgp.Degraded
-		}
 	}
 	for _, p := range cfg.Fleet.Appliances {
 		if p.Name == cfg.Node {
@@ -111,6 +106,19 @@ func (r *routes) desired(x ssm.ActAnnounce) bgp.Desired {
 		d.Inner = append(d.Inner, fleetSlot(cfg, n).Pools...)
 	}
 	return d
+}
+
+// level is the speaker's rung for one of the core's.
+func level(l ssm.Level) bgp.Level {
+	switch l {
+	case ssm.LevelNormal:
+		return bgp.Normal
+	case ssm.LevelDegraded:
+		return bgp.Degraded
+	case ssm.LevelDraining:
+		return bgp.Draining
+	}
+	return bgp.Withdrawn
 }
 
 // withdraw takes the VIP back in an orderly way before the process ends.
