@@ -150,6 +150,10 @@ type (
 		Phase  string // of a move: prepare, quiesce, flush, take, flip, drain, close, done, aborted, refused
 		Late   uint64 // of a move that is done: packets delivered at the old owner after the flip
 		Hold   time.Duration
+		// Drain names the drain of this appliance that the report is about or
+		// that the move is part of; Account is set when it is over.
+		Drain   uint64
+		Account *DrainAccount
 		// Detection is, on a reactive claim, the time from the owner's last
 		// sign of life to the claim.
 		Detection time.Duration

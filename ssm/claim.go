@@ -93,7 +93,7 @@ func (c *Core) tickShadow(s *slot) {
 	if s.armed == 0 {
 		return
 	}
-	wait := time.Duration(c.lowerArmed(s)) * c.cfg.Stagger
+	wait := time.Duration(c.before(s)) * c.cfg.Stagger
 	if fresh && wait > 0 {
 		c.emit(ActWake{wait})
 	}
@@ -133,11 +133,14 @@ func (c *Core) ownerGone(s *slot) (string, time.Time) {
 	return "", time.Time{}
 }
 
-// lowerArmed counts the living shadows that may claim before this one.
-func (c *Core) lowerArmed(s *slot) int {
-	n := 0
+// before counts the living shadows that may claim before this one: the fitter,
+// and among equals those with a lower ticket. Where two disagree about who is
+// fit both may claim, and the higher ticket wins as always.
+func (c *Core) before(s *slot) int {
+	n, own := 0, c.rank(c.cfg.Self)
 	for _, o := range c.armedShadows(s) {
-		if o != s.owner && c.peers[o].slots[s.cfg.Slot].Armed < s.armed {
+		r := c.rank(o)
+		if o != s.owner && (r < own || r == own && c.peers[o].slots[s.cfg.Slot].Armed < s.armed) {
 			n++
 		}
 	}
@@ -379,8 +382,7 @@ func (c *Core) birth(s *slot) {
 // tickReturn brings a slot home after the hold-down.
 func (c *Core) tickReturn(s *slot) {
 	h := s.cfg.Home
-	able := c.cfg.HoldDown > 0 && h != c.cfg.Self && c.alive(h) && s.replicas[h] &&
-		c.peers[h].slots[s.cfg.Slot].Ready && c.peers[h].slots[s.cfg.Slot].Armed > s.ticket
+	able := c.cfg.HoldDown > 0 && h != c.cfg.Self && c.unfit(s, h) == "" && c.peers[h].standing < StandingDegraded
 	if !able {
 		s.homeReady = time.Time{}
 		return

@@ -24,6 +24,7 @@ type Core struct {
 
 	registrar registrar
 	fit       fitness
+	drain     *drain // nil: none
 	out       []Action
 
 	// What was last told to the shell, so that only changes are.
@@ -127,7 +128,13 @@ func (c *Core) Step(ev Event, now time.Time) []Action {
 	case EvStanding:
 		c.onStanding(e)
 	case EvLoad:
-		c.fit.load, c.fit.sessions = e.Load, e.Sessions
+		c.onLoad(e)
+	case EvEntry:
+		c.onEntry(e)
+	case EvTunnel:
+		if p := c.peers[e.Node]; p != nil {
+			p.tunnelDown = !e.Up
+		}
 	default:
 		c.onSlotEvent(ev)
 	}
@@ -232,6 +239,7 @@ func (c *Core) onTick() {
 	for _, n := range c.order {
 		c.tickSlot(c.slots[n])
 	}
+	c.tickDrain()
 	if !c.now.Before(c.probeAt) {
 		c.probeAt = c.now.Add(c.cfg.ProbeInterval)
 		c.probe()

@@ -85,6 +85,7 @@ type (
 		To     Node
 		ID     uint64
 		Reason string
+		Drain  uint64 // the drain that it is part of, 0 if none
 	}
 	// EvQuiesced answers ActQuiesce.
 	EvQuiesced struct {
@@ -127,12 +128,22 @@ type (
 		// operator's and maintenance may withdraw the last announcement.
 		Hard bool
 		Risk float64 // SourceHealth: probability of failure within an hour, 0..1
+		// Drain names the drain that this begins in reports; 0 lets the core choose.
+		Drain uint64
 	}
 	// EvLoad is how busy this appliance is: share of its capacity in use (1 is
-	// full) and sessions owned.
+	// full) and the sessions it owns, by slot.
 	EvLoad struct {
 		Load     float64
-		Sessions int
+		Sessions map[sa.Slot]int
+	}
+	// EvEntry is how many packets for the VIP have entered here from the
+	// uplink so far. Sent with every tick while Core.WatchesEntry.
+	EvEntry struct{ Packets uint64 }
+	// EvTunnel says whether packets can be forwarded to Node in the fabric.
+	EvTunnel struct {
+		Node Node
+		Up   bool
 	}
 )
 
@@ -159,3 +170,5 @@ func (EvPassivated) event()    {}
 func (EvFenceShut) event()     {}
 func (EvStanding) event()      {}
 func (EvLoad) event()          {}
+func (EvEntry) event()         {}
+func (EvTunnel) event()        {}

@@ -28,6 +28,12 @@ type fleet struct {
 	sas      map[sa.Slot][]*fsa
 	routeOut map[Node]bool
 	bad      []string
+	reports  []freport
+}
+
+type freport struct {
+	node Node
+	ActReport
 }
 
 type claimKey struct {
@@ -296,6 +302,7 @@ func (f *fleet) act(n *fnode, a Action) {
 	case ActDrain:
 		f.after(n, a.Min, EvDrained{a.Slot, a.Move, 0})
 	case ActReport:
+		f.reports = append(f.reports, freport{n.name, a})
 		f.logf("%s slot %d %s %s: %s (%s)", n.name, a.Slot, a.Kind, a.Phase, a.Text, a.Reason)
 	}
 }

@@ -51,10 +51,13 @@ type move struct {
 	since  time.Time
 	began  time.Time
 	hold   time.Duration
+	// Of the drain that the move is part of, 0 if none, and what it counts.
+	drain    uint64
+	sessions int
 }
 
 func (c *Core) moveReport(s *slot, m *move, text, reason string, warn bool) {
-	c.report(ActReport{Slot: s.cfg.Slot, Kind: "move", Move: m.id, Phase: string(m.phase), Warn: warn, Text: text, Reason: reason})
+	c.report(ActReport{Slot: s.cfg.Slot, Kind: "move", Move: m.id, Drain: m.drain, Phase: string(m.phase), Warn: warn, Text: text, Reason: reason})
 }
 
 // moveAsked starts a planned move, or says why not.
@@ -71,6 +74,8 @@ func (c *Core) moveAsked(s *slot, e EvMove) {
 		refuse("the slot is here already")
 	case !slices.Contains(c.shadowsOf(s), e.To):
 		refuse(fmt.Sprintf("%s does not shadow the slot; %v do", e.To, c.shadowsOf(s)))
+	case c.alive(e.To) && c.leaving(e.To):
+		refuse(fmt.Sprintf("%s is %s", e.To, c.standing(e.To)))
 	case s.refeeding || s.yieldTo != "" || !s.up:
 		refuse("charon of the slot is not running")
 	default:
@@ -78,7 +83,7 @@ func (c *Core) moveAsked(s *slot, e EvMove) {
 		if id == 0 {
 			id = uint64(c.now.UnixNano())
 		}
-		s.move = &move{id: id, to: e.To, reason: e.Reason, began: c.now}
+		s.move = &move{id: id, to: e.To, reason: e.Reason, began: c.now, drain: e.Drain, sessions: c.fit.bySlot[s.cfg.Slot]}
 		c.enter(s, phasePrepare, e.Reason)
 	}
 }
@@ -123,10 +128,13 @@ func (c *Core) tickMove(s *slot) {
 		}
 		c.send(m.to, Message{Kind: KindFlipped, Slot: s.cfg.Slot, Move: m.id, Owner: c.cfg.Self})
 	case phaseQuiesce, phaseFlush:
-		if late {
+		switch {
+		case late:
 			c.abort(s, "phase "+string(m.phase)+" took too long")
-		} else if !c.alive(m.to) {
+		case !c.alive(m.to):
 			c.abort(s, string(m.to)+" went silent")
+		case c.leaving(m.to):
+			c.abort(s, string(m.to)+" is "+c.standing(m.to).String()+" now")
 		}
 	case phaseDrain:
 		if late {
@@ -139,18 +147,10 @@ func (c *Core) tickMove(s *slot) {
 
 // notPrepared returns what is missing before slot s can go to m.to.
 func (c *Core) notPrepared(s *slot, m *move) string {
-	if !c.alive(m.to) {
-		return string(m.to) + " is not heard"
+	if why := c.unfit(s, m.to); why != "" {
+		return why
 	}
 	t := c.peers[m.to].slots[s.cfg.Slot]
-	switch {
-	case t.Armed <= s.ticket:
-		return string(m.to) + " holds no ticket"
-	case !t.Ready:
-		return string(m.to) + " has no complete twin"
-	case !s.replicas[m.to]:
-		return string(m.to) + " has not acknowledged everything"
-	}
 	// Shadows whose tickets lie below the target's would be overtaken by its
 	// claim: arm them anew first, so that the slot is covered all the time.
 	for _, n := range c.armedShadows(s) {
@@ -211,7 +211,9 @@ func (c *Core) holdFor(s *slot, to Node) (time.Duration, string) {
 
 func (c *Core) abort(s *slot, why string) {
 	m := s.move
-	c.report(ActReport{Slot: s.cfg.Slot, Kind: "move", Move: m.id, Phase: "aborted", Warn: true, Text: "move to " + string(m.to) + " given up in phase " + string(m.phase), Reason: why})
+	c.report(ActReport{Slot: s.cfg.Slot, Kind: "move", Move: m.id, Drain: m.drain, Phase: "aborted", Warn: true,
+		Text: "move to " + string(m.to) + " given up in phase " + string(m.phase), Reason: why})
+	c.drainFailed(m)
 	c.send(m.to, Message{Kind: KindAbort, Slot: s.cfg.Slot, Move: m.id, Reason: why})
 	s.move = nil
 	c.steer(s)
@@ -225,6 +227,10 @@ func (c *Core) onTake(s *slot, from Node, m Message) {
 	if s.role == RoleShadow {
 		if s.armed <= s.ticket || !s.ready {
 			c.send(from, Message{Kind: KindAbort, Slot: s.cfg.Slot, Move: m.Move, Reason: "not ready: " + s.reason})
+			return
+		}
+		if w := c.fit.worst.Standing; w >= StandingDraining {
+			c.send(from, Message{Kind: KindAbort, Slot: s.cfg.Slot, Move: m.Move, Reason: "it is " + w.String()})
 			return
 		}
 		s.role = RoleTaking
@@ -290,7 +296,8 @@ func (c *Core) drained(s *slot, e EvDrained) {
 	c.steer(s)
 	c.emit(ActPassivate{Slot: s.cfg.Slot})
 	c.send(m.to, Message{Kind: KindDrained, Slot: s.cfg.Slot, Move: m.id})
-	c.report(ActReport{Slot: s.cfg.Slot, Kind: "move", Move: m.id, Phase: "done", Text: "move to " + string(m.to) + " is complete",
+	c.drainMoved(s, m, e.Late)
+	c.report(ActReport{Slot: s.cfg.Slot, Kind: "move", Move: m.id, Drain: m.drain, Phase: "done", Text: "move to " + string(m.to) + " is complete",
 		Reason: "it took " + c.now.Sub(m.began).Round(time.Millisecond).String(), Late: e.Late, Hold: m.hold})
 	s.move = nil
 }

@@ -25,6 +25,7 @@ type peer struct {
 	level       Level
 	risk, load  float64
 	sessions    int
+	tunnelDown  bool // packets cannot be forwarded to it
 }
 
 func (c *Core) suspected(n Node) bool {

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/shadowcast/shadowcast/sa"
 )
 
 // Standing says how fit an appliance is to serve; a higher value is worse.
@@ -87,6 +89,8 @@ type fitness struct {
 	risk     float64    // as told by SourceHealth
 	load     float64    // share of the capacity in use, 1 is full
 	sessions int
+	bySlot   map[sa.Slot]int
+	counted  bool // sessions were told
 	paced    bool // the last change was an estimate
 	kept     bool // told that the VIP stays though a prediction wants it gone
 }
@@ -144,6 +148,14 @@ func (c *Core) onStanding(e EvStanding) {
 		Text: fmt.Sprintf("this appliance is %s, was %s", f.worst.Standing, was.Standing)})
 }
 
+func (c *Core) onLoad(e EvLoad) {
+	f := &c.fit
+	f.load, f.bySlot, f.sessions, f.counted = e.Load, e.Sessions, 0, true
+	for _, n := range e.Sessions {
+		f.sessions += n
+	}
+}
+
 // standing returns how fit n is as far as this appliance knows; one that is not
 // heard counts as withdrawn.
 func (c *Core) standing(n Node) Standing {
@@ -186,6 +198,8 @@ func (c *Core) level(owns bool) Level {
 	case w.Standing == StandingWithdrawn && predicted(w) && !c.mayLeave():
 		return LevelDraining
 	case w.Standing == StandingWithdrawn:
+		return LevelWithdrawn
+	case w.Standing == StandingDraining && c.gone() && c.announcer() != "":
 		return LevelWithdrawn
 	case w.Standing == StandingDraining:
 		return LevelDraining

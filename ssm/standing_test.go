@@ -11,6 +11,20 @@ import (
 
 func (f *fleet) level(n Node) Level { return f.node(n).core.announced.Level }
 
+// newFleetWith is newFleet with another configuration.
+func newFleetWith(seed int64, n, slots int, change func(*Config)) *fleet {
+	f := newFleet(seed, n, slots)
+	change(&f.cfg)
+	for _, x := range f.nodes {
+		x.inc = 0
+		f.boot(x)
+	}
+	return f
+}
+
+// patient fleets drain so slowly that only what happens at once is seen.
+func patient(c *Config) { c.DrainTime = time.Hour }
+
 func TestStandingNames(t *testing.T) {
 	for s := StandingNormal; s <= StandingWithdrawn; s++ {
 		b, err := s.MarshalText()
@@ -27,7 +41,7 @@ func TestStandingNames(t *testing.T) {
 
 // The worst of all sources counts, and each takes back only its own word.
 func TestWorstStandingCounts(t *testing.T) {
-	f := newFleet(11, 3, 3)
+	f := newFleetWith(11, 3, 3, patient)
 	settled(t, f)
 	n := f.node("n0")
 	for i, x := range []struct {
@@ -59,7 +73,7 @@ func TestWorstStandingCounts(t *testing.T) {
 
 // New clients that enter at an appliance that is leaving go to slots of others.
 func TestNewClientsLeaveFirst(t *testing.T) {
-	f := newFleet(12, 3, 3)
+	f := newFleetWith(12, 3, 3, patient)
 	settled(t, f)
 	n := f.node("n0")
 	if got := n.core.newClients; !slices.Equal(got, []sa.Slot{1}) {
@@ -84,7 +98,7 @@ func TestNewClientsLeaveFirst(t *testing.T) {
 
 // I6: however predictions fall and appliances die, somebody living announces.
 func TestPredictionNeverWithdrawsTheLast(t *testing.T) {
-	f := newFleet(13, 3, 3)
+	f := newFleetWith(13, 3, 3, patient)
 	settled(t, f)
 	withdraw := EvStanding{Source: SourceHealth, Standing: StandingWithdrawn, Reason: "fan", Risk: 0.6}
 	announced := func() (out []Node) {
@@ -130,7 +144,7 @@ func TestCertaintyWithdrawsTheLast(t *testing.T) {
 		{Source: SourceMaintenance, Standing: StandingWithdrawn},
 		{Source: SourceHealth, Standing: StandingWithdrawn, Hard: true, Reason: "uplink gone"},
 	} {
-		f := newFleet(14, 3, 3)
+		f := newFleetWith(14, 3, 3, patient)
 		settled(t, f)
 		f.crash(f.node("n1"))
 		f.crash(f.node("n2"))

@@ -36,6 +36,8 @@ type Config struct {
 	HoldCap       time.Duration // longest hold of a move
 	HoldDefault   time.Duration // hold of a move whose path difference is unknown
 	RebuildWait   time.Duration // a shadow that is armed but incomplete waits this much longer
+	DrainTime     time.Duration // existing sessions may finish for so long before their slots move
+	DrainRate     float64       // slots that a drain moves in a minute, at most
 }
 
 // SlotConfig is one slot of the fleet.
@@ -61,6 +63,9 @@ func (c Config) WithDefaults() Config {
 	set(&c.HoldCap, 200*time.Millisecond)
 	set(&c.HoldDefault, 30*time.Millisecond)
 	set(&c.RebuildWait, 2*time.Second)
+	if c.DrainRate == 0 {
+		c.DrainRate = 60
+	}
 	if c.ProbeLost == 0 {
 		c.ProbeLost = 3
 	}
