@@ -145,6 +145,11 @@ type Handover struct {
 	HoldCap time.Duration
 	// DrainTime is how long existing sessions may finish before they are moved.
 	DrainTime time.Duration
+	// DrainRate bounds the slots that a drain moves in a minute.
+	DrainRate int
+	// StopDrain is how long a daemon that is told to stop drains first; 0: not at
+	// all, its slots go on without it.
+	StopDrain time.Duration
 	// HoldDown is how long an appliance must be well before its home slots return.
 	HoldDown time.Duration
 }

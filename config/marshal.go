@@ -39,6 +39,8 @@ func (c *Config) raw() *rawConfig {
 			Handover: rawHandover{
 				HoldCap:   duration(short(c.Fleet.Handover.HoldCap)),
 				DrainTime: duration(short(c.Fleet.Handover.DrainTime)),
+				DrainRate: c.Fleet.Handover.DrainRate,
+				StopDrain: duration(short(c.Fleet.Handover.StopDrain)),
 				HoldDown:  duration(short(c.Fleet.Handover.HoldDown)),
 			},
 			DeadMan: duration(short(c.Fleet.DeadMan)),

@@ -84,6 +84,8 @@ type rawProbe struct {
 type rawHandover struct {
 	HoldCap   duration `yaml:"hold_cap"`
 	DrainTime duration `yaml:"drain_time"`
+	DrainRate int      `yaml:"drain_rate"`
+	StopDrain duration `yaml:"stop_drain"`
 	HoldDown  duration `yaml:"hold_down"`
 }
 

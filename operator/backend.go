@@ -18,6 +18,7 @@ type Backend struct {
 	Status   StatusSource
 	Slots    SlotSource
 	Sessions SessionSource
+	Drains   DrainSource
 }
 
 // StatusSource knows the appliance and its neighbours.

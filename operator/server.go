@@ -55,6 +55,7 @@ func NewServer(socket string, b Backend, events *Events) *Server {
 		}),
 	)
 	v1.RegisterOperatorServiceServer(s.grpc, s.svc)
+	v1.RegisterDrainServiceServer(s.grpc, drains{service: s.svc})
 	healthv1.RegisterHealthServer(s.grpc, s.health)
 	reflection.Register(s.grpc)
 	s.SetServing(false)

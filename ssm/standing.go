@@ -54,6 +54,7 @@ func (s *Standing) UnmarshalText(b []byte) error {
 const (
 	SourceOperator    = "operator"    // asked for by hand
 	SourceMaintenance = "maintenance" // asked for by hand, survives a reboot
+	SourceStop        = "stop"        // the daemon was told to end
 	SourceHealth      = "health"      // predicted, or a hard limit
 	SourceLoad        = "load"        // too much to do
 )
@@ -61,7 +62,11 @@ const (
 // predicted reports whether a standing of this source is an estimate: such
 // ones keep to the change budget of BGP and never end the service.
 func predicted(e EvStanding) bool {
-	return !e.Hard && e.Source != SourceOperator && e.Source != SourceMaintenance
+	switch e.Source {
+	case SourceOperator, SourceMaintenance, SourceStop:
+		return false
+	}
+	return !e.Hard
 }
 
 // Level is the rung of the preference ladder at which the VIP is announced.

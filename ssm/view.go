@@ -22,6 +22,10 @@ type View struct {
 	Risk     float64
 	Load     float64
 	Sessions int
+	// Of the drain under way, zero without one.
+	Drain      uint64
+	DrainPhase DrainPhase
+	DrainSince time.Time
 }
 
 // PeerView is one other appliance.
@@ -65,6 +69,9 @@ type ShadowView struct {
 // View returns a snapshot.
 func (c *Core) View() View {
 	v := View{Self: c.cfg.Self, Standing: c.fit.worst.Standing, Since: c.fit.since, Risk: c.fit.risk, Load: c.fit.load, Sessions: c.fit.sessions}
+	if d := c.drain; d != nil {
+		v.Drain, v.DrainPhase, v.DrainSince = d.id, d.phase, d.began
+	}
 	if c.announced != nil {
 		v.Level = c.announced.Level
 		v.Relay = v.Level.Announced() && !slices.ContainsFunc(c.order, func(n sa.Slot) bool { return c.slots[n].role == RoleOwner })

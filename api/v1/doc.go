@@ -7,4 +7,4 @@
 // it. Compatible changes only: fields are added, never renumbered or reused.
 package v1
 
-//go:generate sh -c "cd ../.. && exec protoc -I . --plugin=protoc-gen-go=$(go tool -n protoc-gen-go) --plugin=protoc-gen-go-grpc=$(go tool -n protoc-gen-go-grpc) --go_out=. --go_opt=paths=source_relative --go-grpc_out=. --go-grpc_opt=paths=source_relative api/v1/types.proto api/v1/operator.proto"
+//go:generate sh -c "cd ../.. && exec protoc -I . --plugin=protoc-gen-go=$(go tool -n protoc-gen-go) --plugin=protoc-gen-go-grpc=$(go tool -n protoc-gen-go-grpc) --go_out=. --go_opt=paths=source_relative --go-grpc_out=. --go-grpc_opt=paths=source_relative api/v1/*.proto"

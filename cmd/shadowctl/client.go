@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -24,16 +25,20 @@ const askTime = 15 * time.Second
 // dial connects to the daemon. It tries the socket first, because the kernel's
 // reason says more than gRPC's.
 func (a *app) dial() (v1.OperatorServiceClient, io.Closer, error) {
-	probe, err := net.DialTimeout("unix", a.socket, 2*time.Second)
-	if err != nil {
-		return nil, nil, a.unreachable(err)
-	}
-	probe.Close()
-	conn, err := operator.Dial(a.socket)
+	conn, err := a.dialConn()
 	if err != nil {
 		return nil, nil, err
 	}
 	return v1.NewOperatorServiceClient(conn), conn, nil
+}
+
+func (a *app) dialConn() (*grpc.ClientConn, error) {
+	probe, err := net.DialTimeout("unix", a.socket, 2*time.Second)
+	if err != nil {
+		return nil, a.unreachable(err)
+	}
+	probe.Close()
+	return operator.Dial(a.socket)
 }
 
 func (a *app) unreachable(err error) error {
@@ -56,15 +61,20 @@ func (a *app) unreachable(err error) error {
 
 // ask connects, runs one bounded question, and explains its error.
 func ask[T any](ctx context.Context, a *app, question func(context.Context, v1.OperatorServiceClient) (T, error)) (T, error) {
+	return askConn(ctx, a, v1.NewOperatorServiceClient, question)
+}
+
+// askConn is ask for any service of the daemon.
+func askConn[C, T any](ctx context.Context, a *app, client func(grpc.ClientConnInterface) C, question func(context.Context, C) (T, error)) (T, error) {
 	var none T
-	client, conn, err := a.dial()
+	conn, err := a.dialConn()
 	if err != nil {
 		return none, err
 	}
 	defer conn.Close()
 	ctx, cancel := context.WithTimeout(ctx, askTime)
 	defer cancel()
-	answer, err := question(ctx, client)
+	answer, err := question(ctx, client(conn))
 	if err != nil {
 		return none, a.explain(err)
 	}

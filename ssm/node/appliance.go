@@ -135,7 +135,8 @@ func loadConnections(cfg *config.Config) (*swanctl.Config, error) {
 func coreConfig(cfg *config.Config, incarnation uint64) ssm.Config {
 	c := ssm.Config{Self: ssm.Node(cfg.Node), Incarnation: incarnation, Shadowing: cfg.Shadowing,
 		ProbeInterval: cfg.Fleet.Probe.Interval, ProbeLost: cfg.Fleet.Probe.Lost, DeadMan: cfg.Fleet.DeadMan,
-		HoldCap: cfg.Fleet.Handover.HoldCap, HoldDown: cfg.Fleet.Handover.HoldDown}
+		HoldCap: cfg.Fleet.Handover.HoldCap, HoldDown: cfg.Fleet.Handover.HoldDown,
+		DrainTime: cfg.Fleet.Handover.DrainTime, DrainRate: float64(cfg.Fleet.Handover.DrainRate)}
 	for _, a := range cfg.Fleet.Appliances {
 		c.Appliances = append(c.Appliances, ssm.Node(a.Name))
 	}
@@ -200,11 +201,15 @@ func (a *Appliance) Run(ctx context.Context) error {
 	g.Go(func() error { return a.replicas.run(gctx) })
 	g.Go(func() error { return a.routes.run(gctx) })
 	g.Go(func() error { return a.serveOperator(gctx) })
+	g.Go(func() error { return a.watchFitness(gctx) })
 	if a.routes.speaker != nil {
 		g.Go(func() error { return a.routes.speaker.Run(gctx) })
 	}
 	for _, r := range a.slots {
 		g.Go(func() error { return r.run(gctx) })
+	}
+	if err := a.restoreStandings(); err != nil {
+		a.problem(0, "read the standings that were asked for", err)
 	}
 	if a.onReady != nil {
 		a.onReady()
@@ -213,6 +218,7 @@ func (a *Appliance) Run(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			a.events.Add(Entry{Kind: "stop", Text: "the daemon stops", Reason: "it was told to"})
+			a.stopDrain(gctx)
 			a.routes.withdraw()
 			stop()
 		case <-gctx.Done():
@@ -275,6 +281,7 @@ func (a *Appliance) loop(ctx context.Context) error {
 			f(a.core)
 		case <-tick.C:
 			a.lookForUndelivered()
+			a.lookForEntry()
 			a.step(ssm.EvTick{})
 		}
 	}
@@ -292,13 +299,19 @@ func (a *Appliance) post(ev ssm.Event) {
 
 // view returns a snapshot of the core.
 func (a *Appliance) view(ctx context.Context) (v ssm.View, err error) {
+	err = a.ask(ctx, func(c *ssm.Core) { v = c.View() })
+	return v, err
+}
+
+// ask runs f, which must not keep the core, in the core loop.
+func (a *Appliance) ask(ctx context.Context, f func(*ssm.Core)) error {
 	done := make(chan struct{})
 	select {
-	case a.asks <- func(c *ssm.Core) { v = c.View(); close(done) }:
+	case a.asks <- func(c *ssm.Core) { f(c); close(done) }:
 		<-done
-		return v, nil
+		return nil
 	case <-ctx.Done():
-		return v, ctx.Err()
+		return ctx.Err()
 	}
 }
 

@@ -150,12 +150,12 @@ func (a *Appliance) problem(s sa.Slot, what string, err error) {
 
 // record turns a decision into an event with the time it was taken.
 func (a *Appliance) record(x ssm.ActReport) {
-	e := Entry{Slot: x.Slot, Kind: x.Kind, Warn: x.Warn, Text: x.Text, Reason: x.Reason, Move: x.Move, Phase: x.Phase}
+	e := Entry{Slot: x.Slot, Kind: x.Kind, Warn: x.Warn, Text: x.Text, Reason: x.Reason, Move: x.Move, Phase: x.Phase, Drain: x.Drain}
 	if x.Detection > 0 {
 		e.Detection = x.Detection.Round(100 * time.Microsecond)
 	}
 	a.events.Add(e)
-	if x.Move != 0 {
+	if x.Move != 0 || x.Drain != 0 {
 		a.moves.note(x)
 	}
 }

@@ -20,6 +20,7 @@ type Entry struct {
 	Reason    string
 	Move      uint64
 	Phase     string
+	Drain     uint64
 	Detection time.Duration
 }
 
@@ -36,6 +37,10 @@ func (j *journal) Add(e Entry) {
 		ev.Attributes["move"] = fmt.Sprint(e.Move)
 		ev.Attributes["phase"] = e.Phase
 	}
+	if e.Drain != 0 {
+		ev.Attributes["drain"] = fmt.Sprint(e.Drain)
+		ev.Attributes["phase"] = e.Phase
+	}
 	if e.Detection != 0 {
 		ev.Attributes["detection"] = e.Detection.String()
 	}
@@ -46,10 +51,13 @@ func (j *journal) Add(e Entry) {
 type moveLog struct {
 	mu     sync.Mutex
 	watch  map[uint64]chan ssm.ActReport
+	drains map[chan ssm.ActReport]uint64
 	lastID uint64
 }
 
-func newMoveLog() *moveLog { return &moveLog{watch: map[uint64]chan ssm.ActReport{}} }
+func newMoveLog() *moveLog {
+	return &moveLog{watch: map[uint64]chan ssm.ActReport{}, drains: map[chan ssm.ActReport]uint64{}}
+}
 
 // follow returns a new move's number and its reports. A move has fewer reports
 // than the channel holds.
@@ -60,6 +68,23 @@ func (m *moveLog) follow() (uint64, <-chan ssm.ActReport) {
 	ch := make(chan ssm.ActReport, 64)
 	m.watch[m.lastID] = ch
 	return m.lastID, ch
+}
+
+// drainReports bounds what a slow caller may lag behind a drain.
+const drainReports = 1024
+
+// join returns the reports of drain id and of its moves, beside those that
+// follow it already, and a function that ends it.
+func (m *moveLog) join(id uint64) (<-chan ssm.ActReport, func()) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	ch := make(chan ssm.ActReport, drainReports)
+	m.drains[ch] = id
+	return ch, func() {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		delete(m.drains, ch)
+	}
 }
 
 func (m *moveLog) forget(id uint64) {
@@ -74,5 +99,13 @@ func (m *moveLog) note(r ssm.ActReport) {
 	select {
 	case m.watch[r.Move] <- r:
 	default:
+	}
+	for ch, id := range m.drains {
+		if id == r.Drain {
+			select {
+			case ch <- r:
+			default:
+			}
+		}
 	}
 }

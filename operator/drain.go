@@ -1,0 +1,96 @@
+package operator
+
+import (
+	"context"
+	"errors"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	v1 "github.com/shadowcast/shadowcast/api/v1"
+)
+
+// maxReason bounds what a caller may give as a reason.
+const maxReason = 256
+
+// DrainSource drains this appliance.
+type DrainSource interface {
+	// Name is the appliance's own.
+	Name() string
+	Standing(ctx context.Context) (*v1.GetStandingResponse, error)
+	Plan(ctx context.Context) (*v1.PlanDrainResponse, error)
+	// Drain begins or joins a drain and returns when it is over. Until then it
+	// calls progress, never concurrently. ctx ends when the daemon stops.
+	Drain(ctx context.Context, reason string, maintenance bool, progress func(*v1.DrainProgress)) (*v1.DrainAccount, error)
+	Undrain(ctx context.Context) (*v1.UndrainResponse, error)
+}
+
+// drains answers DrainService.
+type drains struct {
+	v1.UnimplementedDrainServiceServer
+	*service
+}
+
+// here refuses a call that is meant for another appliance.
+func (d drains) here(name string) error {
+	if own := d.backend.Drains.Name(); name != own {
+		return Refused("NOT_HERE", "this is %s: ask the daemon of %s itself", own, name).With("appliance", own)
+	}
+	return nil
+}
+
+func (d drains) named(name string) error {
+	if name == "" || len(name) > maxID {
+		return Invalid("APPLIANCE_INVALID", "appliance: want its name")
+	}
+	return d.here(name)
+}
+
+func (d drains) GetStanding(ctx context.Context, _ *v1.GetStandingRequest) (*v1.GetStandingResponse, error) {
+	return d.backend.Drains.Standing(ctx)
+}
+
+func (d drains) PlanDrain(ctx context.Context, req *v1.PlanDrainRequest) (*v1.PlanDrainResponse, error) {
+	if req.Appliance != "" {
+		if err := d.named(req.Appliance); err != nil {
+			return nil, err
+		}
+	}
+	return d.backend.Drains.Plan(ctx)
+}
+
+func (d drains) Drain(req *v1.DrainRequest, stream grpc.ServerStreamingServer[v1.DrainResponse]) error {
+	if err := d.named(req.Appliance); err != nil {
+		return err
+	}
+	if len(req.Reason) > maxReason {
+		return Invalid("REASON_INVALID", "reason: at most %d characters", maxReason)
+	}
+	attrs := map[string]string{"reason": req.Reason, "outcome": "asked"}
+	if req.Maintenance {
+		attrs["maintenance"] = "true"
+	}
+	d.audit(stream.Context(), "drain", 0, nil, attrs)
+	// A caller that hangs up stops hearing, not the drain.
+	account, err := d.backend.Drains.Drain(d.life, req.Reason, req.Maintenance, func(p *v1.DrainProgress) {
+		_ = stream.Send(&v1.DrainResponse{Event: &v1.DrainResponse_Progress{Progress: p}})
+	})
+	if err != nil && d.life.Err() != nil && errors.Is(err, context.Canceled) {
+		err = status.Errorf(codes.Unavailable, "the daemon stopped in the middle of the drain: %v", err)
+	}
+	d.audit(stream.Context(), "drain", 0, err, map[string]string{"reason": req.Reason})
+	if err != nil {
+		return err
+	}
+	return stream.Send(&v1.DrainResponse{Event: &v1.DrainResponse_Account{Account: account}})
+}
+
+func (d drains) Undrain(ctx context.Context, req *v1.UndrainRequest) (*v1.UndrainResponse, error) {
+	if err := d.named(req.Appliance); err != nil {
+		return nil, err
+	}
+	r, err := d.backend.Drains.Undrain(ctx)
+	d.audit(ctx, "undrain", 0, err, map[string]string{})
+	return r, err
+}
