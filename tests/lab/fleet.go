@@ -48,7 +48,7 @@ func (l *Lab) newFleet() (*fleet, error) {
 	f.shared = config.Fleet{
 		VIPs: []netip.Addr{VIP}, DeadMan: time.Second,
 		Probe:      config.Probe{Interval: 50 * time.Millisecond, Lost: 4},
-		Handover:   config.Handover{HoldCap: 100 * time.Millisecond, DrainTime: time.Second, HoldDown: time.Hour},
+		Handover:   config.Handover{HoldCap: 100 * time.Millisecond, DrainTime: time.Second, DrainRate: 600, HoldDown: time.Hour},
 		Registrars: registrars(names),
 	}
 	for _, a := range l.appliances {
