@@ -44,6 +44,8 @@ type Link struct {
 	version atomic.Uint32
 	pid     atomic.Int64
 
+	rx *rxQueueReader
+
 	send  sync.Mutex // keeps the order of datagrams
 	stats linkCounters
 }
@@ -108,7 +110,7 @@ func newLink(f *os.File, o LinkOptions) (*Link, error) {
 		c.Close()
 		return nil, errors.New("open HA link: descriptor is no connected UDP socket")
 	}
-	l := &Link{conn: conn, log: o.Log, limit: uint64(o.QueueLimit)}
+	l := &Link{conn: conn, log: o.Log, limit: uint64(o.QueueLimit), rx: newRxQueueReader()}
 	if l.log == nil {
 		l.log = slog.Default()
 	}
@@ -182,7 +184,10 @@ func (l *Link) FD(f func(fd uintptr)) error {
 }
 
 // Close closes the socket; Run returns.
-func (l *Link) Close() error { return l.conn.Close() }
+func (l *Link) Close() error {
+	l.rx.close()
+	return l.conn.Close()
+}
 
 // Stats returns the counters.
 func (l *Link) Stats() LinkStats {
@@ -303,7 +308,7 @@ func (l *Link) queue() (rxQueue, error) {
 	if pid == 0 {
 		return rxQueue{}, errors.New("no charon process set (SetPeer)")
 	}
-	return readRxQueue(pid)
+	return l.rx.read(pid)
 }
 
 // await waits until charon's receive queue is at most limit bytes long.
@@ -326,6 +331,13 @@ func (l *Link) await(ctx context.Context, limit uint64) (uint64, error) {
 		}
 		t.Reset(300 * time.Microsecond)
 	}
+}
+
+// Idle reports whether charon has taken everything that was sent; false where it
+// cannot be told.
+func (l *Link) Idle() bool {
+	q, err := l.queue()
+	return err == nil && q.Bytes == 0
 }
 
 // Drain waits until charon has taken every datagram out of its queue. charon

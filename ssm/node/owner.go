@@ -27,6 +27,9 @@ func (r *slotRuntime) own(x ssm.ActOwn) {
 		r.a.problem(r.n, "renew the replication", r.pub.SetTicket(x.Ticket))
 		return
 	}
+	if x.Takeover {
+		r.a.routes.converge(r.ctx, packetsFirst)
+	}
 	if err := r.startPublisher(x); err != nil {
 		r.a.problem(r.n, "publish to the shadows", err)
 		return
@@ -35,6 +38,7 @@ func (r *slotRuntime) own(x ssm.ActOwn) {
 	var out session.Output
 	if r.twin != nil {
 		docs := r.twin.documents()
+		r.late = r.twin.late()
 		r.twin = nil
 		r.unpreset.Store(0)
 		var err error
@@ -52,6 +56,10 @@ func (r *slotRuntime) own(x ssm.ActOwn) {
 	r.output(out)
 	r.pub.Complete()
 }
+
+// packetsFirst bounds how long a takeover's bookkeeping (the ledger, the shadows'
+// snapshot, charon's activation) waits for the routes that bring the packets.
+const packetsFirst = 150 * time.Millisecond
 
 // startPublisher begins the replication of a tenure: each has its own.
 func (r *slotRuntime) startPublisher(x ssm.ActOwn) error {
@@ -150,7 +158,7 @@ func (r *slotRuntime) endOwner() {
 	if r.ledger != nil {
 		r.rewatch(nil)
 	}
-	r.ledger = nil
+	r.ledger, r.late = nil, nil
 	r.sessions.Store(0)
 }
 
@@ -269,6 +277,8 @@ func (r *slotRuntime) rewatch(want []sa.SPI) {
 // ownerKernel passes replay samples of inbound SAs to the shadows.
 func (r *slotRuntime) ownerKernel(e xfrm.Event) {
 	switch e.Kind {
+	case xfrm.NewSA:
+		r.installedLate(e.State)
 	case xfrm.Replay:
 		if r.inbound(e.State) {
 			r.sample(e.State)

@@ -14,6 +14,7 @@ import (
 
 	"github.com/shadowcast/shadowcast/pki"
 	"github.com/shadowcast/shadowcast/sa"
+	"github.com/shadowcast/shadowcast/sa/charon"
 	"github.com/shadowcast/shadowcast/ssm"
 	"github.com/shadowcast/shadowcast/ssm/replica"
 	"github.com/shadowcast/shadowcast/ssm/session"
@@ -150,9 +151,10 @@ func (t *twin) apply(b replica.Batch) error {
 		defer t.judge()
 	}
 	var errs []error
+	var feed []charon.Message
 	for _, c := range b.Changes {
 		if c.Delete {
-			errs = append(errs, t.remove(c.ID))
+			feed = append(feed, t.remove(c.ID)...)
 			continue
 		}
 		d, err := session.Decode(c.Doc)
@@ -162,8 +164,12 @@ func (t *twin) apply(b replica.Batch) error {
 		case d.SessionID != c.ID || d.Slot != t.r.n:
 			errs = append(errs, fmt.Errorf("session %s comes in a document of session %s, slot %d", c.ID, d.SessionID, d.Slot))
 		default:
-			errs = append(errs, t.put(d, c.Hash))
+			ms, err := t.put(d, c.Hash)
+			feed, errs = append(feed, ms...), append(errs, err)
 		}
+	}
+	if len(feed) > 0 {
+		errs = append(errs, t.r.sendCharon(feed))
 	}
 	if b.Replay {
 		errs = append(errs, t.replay(b.Samples))

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"os"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/shadowcast/shadowcast/bgp"
@@ -17,6 +18,8 @@ type routes struct {
 	a       *Appliance
 	speaker *bgp.Speaker // nil without BGP
 	wanted  *latest[ssm.ActAnnounce]
+	asked   atomic.Uint64 // wishes so far
+	told    atomic.Uint64 // wishes that the speaker has
 }
 
 func newRoutes(a *Appliance) (*routes, error) {
@@ -68,7 +71,41 @@ func (r *routes) onEvent(e bgp.Event) {
 	}
 }
 
-func (r *routes) want(x ssm.ActAnnounce) { r.wanted.put(x) }
+func (r *routes) want(x ssm.ActAnnounce) {
+	r.asked.Add(1)
+	r.wanted.put(x)
+}
+
+// convergence is what a neighbour on the same link needs to put an announcement
+// into its kernel: 5 to 50 ms with BIRD.
+const convergence = 30 * time.Millisecond
+
+// converge waits until the newest wish has been announced and had time to arrive,
+// at most limit. It gives the packets of a takeover precedence over bookkeeping
+// that grows with the number of sessions.
+func (r *routes) converge(ctx context.Context, limit time.Duration) {
+	if r.speaker == nil {
+		return
+	}
+	end := time.NewTimer(limit)
+	defer end.Stop()
+	every := time.NewTicker(5 * time.Millisecond)
+	defer every.Stop()
+	for want := r.asked.Load(); r.told.Load() < want; {
+		select {
+		case <-ctx.Done():
+			return
+		case <-end.C:
+			return
+		case <-every.C:
+		}
+	}
+	select {
+	case <-ctx.Done():
+	case <-end.C:
+	case <-time.After(convergence):
+	}
+}
 
 // run applies what is wanted. The liveness route is announced from the start:
 // it says "this appliance runs", not "send me packets".
@@ -84,7 +121,9 @@ func (r *routes) run(ctx context.Context) error {
 	}
 	r.a.problem(0, "announce liveness", r.speaker.Set(r.desired(ssm.ActAnnounce{})))
 	return r.wanted.run(ctx, func(x ssm.ActAnnounce) {
+		n := r.asked.Load()
 		r.a.problem(0, "announce", r.speaker.Set(r.desired(x)))
+		r.told.Store(n)
 	})
 }
 

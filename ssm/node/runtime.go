@@ -67,6 +67,8 @@ type slotRuntime struct {
 	suspects map[string]time.Time
 
 	twin *twin
+	// late are children that the twin lacked in the kernel when it was activated.
+	late []*lateChild
 	held []*session.Document // what charon holds after standDown
 
 	// Read by the core loop and the operator API.
@@ -128,6 +130,9 @@ func (r *slotRuntime) run(ctx context.Context) (err error) {
 			r.work()
 		case <-tick.C:
 			r.onTick()
+		}
+		if r.mode == modeShadow {
+			r.twin.flush()
 		}
 	}
 }

@@ -21,6 +21,10 @@ import (
 // twin is built again.
 const repairAfter = 3 * time.Second
 
+// stuckAfter is how long charon may leave what it was fed in its queue without
+// installing anything before it counts as stuck.
+const stuckAfter = 30 * time.Second
+
 // installTime is how long charon may take to install a fed child before the
 // twin counts as incomplete; a new session must not make it flap.
 const installTime = 500 * time.Millisecond
@@ -35,16 +39,17 @@ type twin struct {
 	digest replica.Digest
 	ticket sa.Ticket // whose block outbound SAs are preset to; 0 not yet
 
-	children map[sa.SPI]*twinChild // by inbound SPI
-	out      map[sa.SPI][]*twinChild
-	open     map[*twinChild]bool // not complete in the kernel
-	samples  map[sa.SPI]replica.Sample
+	children  map[sa.SPI]*twinChild // by inbound SPI
+	bySession map[string][]*twinChild
+	out       map[sa.SPI][]*twinChild
+	open      backlog // not complete in the kernel
+	samples   map[sa.SPI]replica.Sample
+	unset     []*twinChild // installed, to be moved to our block: see flush
 
-	skew    string // how our connections differ from the owner's
-	whole   bool   // the owner's snapshot was applied
-	ready   bool   // as last reported
-	reason  string
-	lacking time.Time // since when open is not empty
+	skew   string // how our connections differ from the owner's
+	whole  bool   // the owner's snapshot was applied
+	ready  bool   // as last reported
+	reason string
 }
 
 type twinChild struct {
@@ -56,6 +61,7 @@ type twinChild struct {
 	haveIn  bool
 	haveOut bool
 	preset  bool
+	since   time.Time // when it last became incomplete
 	// void: our ticket was overtaken before the child was born. It gives no block
 	// and cannot be used for a claim; the next ticket will.
 	void bool
@@ -73,7 +79,7 @@ func (c *twinChild) complete() bool { return c.haveIn && c.haveOut && (c.preset 
 
 func newTwin(r *slotRuntime) *twin {
 	return &twin{r: r, feeder: session.NewFeeder(), docs: map[string]*session.Document{}, hashes: map[string]replica.Hash{}, children: map[sa.SPI]*twinChild{},
-		out: map[sa.SPI][]*twinChild{}, open: map[*twinChild]bool{}, samples: map[sa.SPI]replica.Sample{}}
+		bySession: map[string][]*twinChild{}, out: map[sa.SPI][]*twinChild{}, open: newBacklog(), samples: map[sa.SPI]replica.Sample{}}
 }
 
 // shadow makes this runtime a shadow's: with a fresh charon, or with the one
@@ -127,8 +133,9 @@ func (t *twin) keep(docs []*session.Document) error {
 	for _, s := range states {
 		t.installed(s)
 	}
-	if len(t.open) > 0 {
-		return fmt.Errorf("%d children are missing in the kernel", len(t.open))
+	t.flush()
+	if n := t.open.len(); n > 0 {
+		return fmt.Errorf("%d children are missing in the kernel", n)
 	}
 	t.r.sessions.Store(int64(len(t.docs)))
 	return nil
@@ -216,18 +223,17 @@ func (t *twin) documents() []*session.Document {
 	})
 }
 
-// put stores a document and feeds what it changes.
-func (t *twin) put(d *session.Document, h replica.Hash) error {
+// put stores a document and returns what charon must be told of it.
+func (t *twin) put(d *session.Document, h replica.Hash) ([]charon.Message, error) {
 	t.docs[d.SessionID] = d
 	t.rehash(d.SessionID, h, true)
 	t.index(d.SessionID, d.Children)
 	t.r.sessions.Store(int64(len(t.docs)))
-	err := t.r.feed(t.feeder, d)
-	t.judge()
-	return err
+	return t.feeder.Diff(d)
 }
 
-func (t *twin) remove(id string) error {
+// remove forgets a session and returns what charon must be told of it.
+func (t *twin) remove(id string) []charon.Message {
 	if t.docs[id] == nil {
 		return nil
 	}
@@ -235,9 +241,7 @@ func (t *twin) remove(id string) error {
 	t.rehash(id, replica.Hash{}, false)
 	t.index(id, nil)
 	t.r.sessions.Store(int64(len(t.docs)))
-	err := t.r.sendCharon(t.feeder.Remove(id))
-	t.judge()
-	return err
+	return t.feeder.Remove(id)
 }
 
 // rehash keeps the inventory and its digest.
@@ -254,28 +258,35 @@ func (t *twin) rehash(id string, h replica.Hash, held bool) {
 
 // index brings the children of one session up to date.
 func (t *twin) index(id string, children []session.Child) {
-	keep := map[sa.SPI]bool{}
+	old := t.bySession[id]
+	now := make([]*twinChild, 0, len(children))
 	for _, c := range children {
-		keep[c.In] = true
-		if t.children[c.In] != nil {
-			continue
+		n := t.children[c.In]
+		if n == nil {
+			n = &twinChild{in: c.In, out: c.Out, birth: c.Birth, session: id}
+			t.children[c.In] = n
+			t.out[c.Out] = append(t.out[c.Out], n)
+			t.open.add(n, time.Now())
 		}
-		n := &twinChild{in: c.In, out: c.Out, birth: c.Birth, session: id}
-		t.children[c.In] = n
-		t.out[c.Out] = append(t.out[c.Out], n)
-		t.open[n] = true
+		now = append(now, n)
 	}
-	for spi, c := range t.children {
-		if c.session == id && !keep[spi] {
+	for _, c := range old {
+		if !slices.Contains(now, c) {
 			t.drop(c)
 		}
 	}
-	t.r.unpreset.Store(int64(len(t.open)))
+	if t.bySession[id] = now; len(now) == 0 {
+		delete(t.bySession, id)
+	}
+	t.count()
 }
+
+// count tells a claim how many SAs are not in their block yet.
+func (t *twin) count() { t.r.unpreset.Store(int64(t.open.len())) }
 
 func (t *twin) drop(c *twinChild) {
 	delete(t.children, c.in)
-	delete(t.open, c)
+	t.open.remove(c)
 	delete(t.samples, c.in)
 	rest := slices.DeleteFunc(t.out[c.out], func(x *twinChild) bool { return x == c })
 	if t.out[c.out] = rest; len(rest) == 0 {
@@ -291,16 +302,21 @@ func (t *twin) kernel(e xfrm.Event) {
 	case xfrm.DelSA, xfrm.HardExpire:
 		t.lost(e.State)
 	case xfrm.Flushed:
-		for _, c := range t.children {
-			c.haveIn, c.haveOut, c.preset = false, false, false
-			t.open[c] = true
-		}
+		t.forgetKernel()
 	case xfrm.Overrun:
 		t.recount()
-	default:
-		return
 	}
-	t.judge()
+}
+
+// forgetKernel notes that no SA is installed.
+func (t *twin) forgetKernel() {
+	now := time.Now()
+	for _, c := range t.children {
+		c.haveIn, c.haveOut, c.preset = false, false, false
+		t.open.add(c, now)
+	}
+	t.unset = nil
+	t.count()
 }
 
 // installed notes an SA and puts it where the owner's left off: the outbound
@@ -324,11 +340,33 @@ func (t *twin) installed(s xfrm.State) {
 	if c == nil {
 		return
 	}
-	c.outID, c.haveOut = s.ID, true
-	if t.ticket != 0 {
-		t.presetSome([]*twinChild{c})
+	c.outID, c.haveOut, c.preset = s.ID, true, false
+	if t.settle(c); t.ticket == 0 {
+		return
 	}
-	t.settle(c)
+	if t.unset = append(t.unset, c); len(t.unset) >= presetBatch {
+		t.flush()
+	}
+}
+
+// presetBatch bounds how many SAs wait for their block: writing and reading back
+// costs the same three exchanges with the kernel for one as for many.
+const presetBatch = 64
+
+// flush moves the outbound SAs that were installed since the last call to our
+// block and reports what follows. The runtime calls it whenever its queue is empty.
+func (t *twin) flush() {
+	if cs := t.unset; len(cs) > 0 {
+		t.unset = nil
+		// One may have gone again meanwhile.
+		t.presetSome(slices.DeleteFunc(cs, func(c *twinChild) bool { return !c.haveOut || t.children[c.in] != c }))
+		for _, c := range cs {
+			if c != nil && t.children[c.in] == c {
+				t.settle(c)
+			}
+		}
+	}
+	t.judge()
 }
 
 // outbound finds the child of an outbound SA. Clients choose these SPIs, so two
@@ -351,25 +389,25 @@ func (t *twin) lost(s xfrm.State) {
 	if t.r.inbound(s) {
 		if c := t.children[s.SPI]; c != nil {
 			c.haveIn = false
-			t.open[c] = true
+			t.settle(c)
 		}
 		return
 	}
 	for _, c := range t.out[s.SPI] {
 		if c.outID == s.ID {
 			c.haveOut, c.preset = false, false
-			t.open[c] = true
+			t.settle(c)
 		}
 	}
 }
 
 func (t *twin) settle(c *twinChild) {
 	if c.complete() || c.haveIn && c.haveOut && t.ticket == 0 {
-		delete(t.open, c)
+		t.open.remove(c)
 	} else {
-		t.open[c] = true
+		t.open.add(c, time.Now())
 	}
-	t.r.unpreset.Store(int64(len(t.open)))
+	t.count()
 }
 
 // recount reads the whole kernel state after notifications were lost.
@@ -379,17 +417,15 @@ func (t *twin) recount() {
 		t.r.a.problem(t.r.n, "read the kernel's SAs", err)
 		return
 	}
-	for _, c := range t.children {
-		c.haveIn, c.haveOut = false, false
-		t.open[c] = true
-	}
+	t.forgetKernel()
 	for _, s := range states {
 		t.installed(s)
 	}
+	t.flush()
 }
 
 func (t *twin) presetAll(ticket sa.Ticket) {
-	t.ticket = ticket
+	t.ticket, t.unset = ticket, nil
 	all := make([]*twinChild, 0, len(t.children))
 	for _, c := range t.children {
 		if c.preset = false; c.haveOut {
@@ -405,6 +441,9 @@ func (t *twin) presetAll(ticket sa.Ticket) {
 }
 
 func (t *twin) presetSome(cs []*twinChild) {
+	if len(cs) == 0 {
+		return
+	}
 	ws := make([]xfrm.ReplayWrite, 0, len(cs))
 	for _, c := range cs {
 		n, err := c.birth.Block(t.ticket)
@@ -443,19 +482,13 @@ func (t *twin) replay(ss []replica.Sample) error {
 
 // judge reports readiness when it changes.
 func (t *twin) judge() {
-	now := time.Now()
-	if len(t.open) == 0 {
-		t.lacking = time.Time{}
-	} else if t.lacking.IsZero() {
-		t.lacking = now
-	}
 	ready, reason := true, ""
 	switch {
 	case t.skew != "":
 		ready, reason = false, t.skew
 	case !t.whole:
 		ready, reason = false, "the owner's snapshot is not complete"
-	case len(t.open) > 0 && now.Sub(t.lacking) > installTime:
+	case t.open.age(time.Now()) > installTime:
 		ready, reason = false, "children missing in the kernel"
 	}
 	if ready != t.ready || reason != t.reason {
@@ -465,29 +498,31 @@ func (t *twin) judge() {
 	}
 }
 
-// tick repairs a twin whose kernel state does not come about.
+// tick repairs a twin whose kernel state does not come about: charon has taken
+// everything it was fed and a child is still missing, or charon takes nothing.
 func (t *twin) tick(now time.Time) {
 	t.judge()
-	if t.lacking.IsZero() || now.Sub(t.lacking) < repairAfter {
+	switch age := t.open.age(now); {
+	case age < repairAfter:
 		return
+	case t.r.link.Idle():
+	case now.Sub(t.open.progress) < stuckAfter && age < stuckAfter:
+		return // charon is behind, not stuck
 	}
-	n := len(t.open)
+	n := t.open.len()
 	t.recount()
-	if t.judge(); len(t.open) == 0 {
+	if t.open.len() == 0 {
 		return
 	}
 	t.r.a.events.Add(Entry{Slot: t.r.n, Kind: "repair", Warn: true, Text: "the twin is built again",
 		Reason: fmt.Sprintf("%d children were fed and are missing in the kernel", n)})
-	t.lacking = now
 	if err := t.r.startCharon(); err != nil {
 		t.r.a.post(ssm.EvSlotDown{Slot: t.r.n, Reason: err.Error()})
 		return
 	}
 	t.feeder = session.NewFeeder()
-	for _, c := range t.children {
-		c.haveIn, c.haveOut, c.preset = false, false, false
-		t.open[c] = true
-	}
+	t.open = newBacklog()
+	t.forgetKernel()
 	for _, d := range t.documents() {
 		t.r.a.problem(t.r.n, "feed session "+d.SessionID, t.r.feed(t.feeder, d))
 	}
