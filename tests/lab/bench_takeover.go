@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	v1 "github.com/shadowcast/shadowcast/api/v1"
+	"github.com/shadowcast/shadowcast/config"
 	"github.com/shadowcast/shadowcast/sa"
 	strongswan "github.com/shadowcast/shadowcast/sa/charon"
 	"github.com/shadowcast/shadowcast/ssm/session"
@@ -25,45 +26,89 @@ import (
 // derive their keys and install their SAs like any other.
 func init() {
 	for _, n := range []int{10, 1000, 5000} {
+		o := fleetOptions(ConnSpec{})
+		// Loading thousands of sessions on one processor delays probes and BFD;
+		// detection is not what is measured.
+		o.BFD = BFD{Interval: 300 * time.Millisecond, Multiplier: 10}
+		o.Probe = config.Probe{Interval: 100 * time.Millisecond, Lost: 20}
 		Register(Scenario{
-			Name: fmt.Sprintf("bench-takeover-%d", n), Doc: fmt.Sprintf("power cut with %d shadowed sessions: time from claim to the first packet", n),
-			Need: fleetNeed, Options: fleetOptions(ConnSpec{}), Timeout: 5 * time.Minute, Bench: true,
+			Name: fmt.Sprintf("bench-takeover-%d", n), Doc: fmt.Sprintf("two power cuts with %d shadowed sessions: time from claim to the first packet", n),
+			Need: fleetNeed, Options: o, Timeout: 9 * time.Minute, Bench: true,
 			Run: func(t *T, l *Lab) { benchTakeover(t, l, n) },
 		})
 	}
 }
 
+// loadBatch is how many sessions are handed over before their shadows must have
+// caught up.
+const loadBatch = 250
+
 func benchTakeover(t *T, l *Lab, n int) {
-	ctx := t.Context()
 	s, o := start(t, l)
-	t.Check(multiply(t, o, s, n-1))
-	t.Check(o.WaitStatus(ctx, fmt.Sprintf("%d sessions shadowed", n), func(r *v1.GetStatusResponse) bool {
+	doc, err := realDocument(t, o, s.slot)
+	t.Check(err)
+	began := time.Now()
+	for k := 1; k < n; k += loadBatch {
+		t.Check(multiply(o, doc, s.slot, k, min(loadBatch, n-k)))
+		shadowed(t, o, s.slot, min(k+loadBatch, n))
+	}
+	t.Logf("%d sessions on three appliances after %s", n, time.Since(began).Round(time.Second))
+	t.Metric("load_seconds", time.Since(began).Seconds())
+	t.Metric("sessions", n)
+	pause(t, time.Second)
+	control(t, l, s)
+
+	var gone []*Appliance
+	var best time.Duration
+	for k := range 2 {
+		var heir *Appliance
+		sc := scene(t, l, s, fmt.Sprintf("power-cut %d", k+1), func(ob *Observation) {
+			pause(t, 300*time.Millisecond)
+			at, err := o.PowerCut()
+			t.Check(err)
+			ob.Fault(at, "power cut")
+			pause(t, 4*time.Second)
+			gone = append(gone, o)
+			heir = owned(t, l, s.slot, gone...)
+		})
+		kept(t, sc)
+		var claim time.Time
+		claim, err = claimTime(t, heir, s.slot)
+		t.Check(err)
+		_, down := s.Stream.Outage(claim)
+		if down <= 0 {
+			t.Fatalf("power cut %d: no server->client packet after the claim", k+1)
+		}
+		t.Logf("%d sessions: the first server->client packet sent after claim %d arrived %s after it", n, k+1, down)
+		t.Metric(fmt.Sprintf("claim_to_packet_%d_ms", k+1), ms(int64(down)))
+		if best == 0 || down < best {
+			best = down
+		}
+		if o = heir; k == 0 {
+			shadowed(t, o, s.slot, n)
+			pause(t, time.Second)
+		}
+	}
+	// What disturbs a run on one processor only ever adds to it.
+	t.Metric("claim_to_packet_ms", ms(int64(best)))
+}
+
+// shadowed waits until slot has n sessions at its owner o, and every living shadow
+// of it has them all.
+func shadowed(t *T, o *Appliance, slot uint32, n int) {
+	t.Check(o.WaitStatus(t.Context(), fmt.Sprintf("%d sessions shadowed", n), func(r *v1.GetStatusResponse) bool {
+		dead := map[string]bool{}
+		for _, p := range r.Peers {
+			dead[p.Name] = p.State != v1.PeerState_PEER_STATE_UP
+		}
 		for _, x := range r.Slots {
-			if x.Number != s.slot || x.Sessions != uint64(n) {
+			if x.Number != slot || x.Sessions != uint64(n) {
 				continue
 			}
-			return !slices.ContainsFunc(x.Shadows, func(sh *v1.Shadow) bool { return !sh.Ready || sh.LagMessages > 0 })
+			return !slices.ContainsFunc(x.Shadows, func(sh *v1.Shadow) bool { return !dead[sh.Name] && (!sh.Ready || sh.LagMessages > 0) })
 		}
 		return false
 	}))
-	pause(t, time.Second)
-	control(t, l, s)
-	var heir *Appliance
-	sc := scene(t, l, s, "power-cut", func(ob *Observation) {
-		pause(t, 300*time.Millisecond)
-		at, err := o.PowerCut()
-		t.Check(err)
-		ob.Fault(at, "power cut")
-		pause(t, 2*time.Second)
-		heir = owned(t, l, s.slot, o)
-	})
-	kept(t, sc)
-	claim, err := claimTime(t, heir, s.slot)
-	t.Check(err)
-	_, down := s.Stream.Outage(claim)
-	t.Metric("sessions", n)
-	t.Metric("claim_to_packet_ms", ms(int64(down)))
-	t.Logf("%d sessions: first server->client packet sent after the claim arrived %s after it", n, down)
 }
 
 // claimTime is when the heir claimed, by its own event log; every node of the lab
@@ -81,22 +126,16 @@ func claimTime(t *T, a *Appliance, slot uint32) (time.Time, error) {
 	return time.Time{}, fmt.Errorf("%s has no claim of slot %d in its log", a.Name, slot)
 }
 
-// multiply gives the owner's daemon n copies of the real session.
-func multiply(t *T, o *Appliance, s *attached, n int) error {
-	if n <= 0 {
-		return nil
-	}
-	doc, err := realDocument(t, o, s.slot)
-	if err != nil {
-		return err
-	}
+// multiply gives the owner's daemon n copies of the real session doc, numbered
+// from first.
+func multiply(o *Appliance, doc *session.Document, slot uint32, first, n int) error {
 	names, err := o.SlotNamespaces()
 	if err != nil {
 		return err
 	}
-	i := slices.IndexFunc(names, func(x string) bool { return strings.HasSuffix(x, fmt.Sprintf("s%d", s.slot)) })
+	i := slices.IndexFunc(names, func(x string) bool { return strings.HasSuffix(x, fmt.Sprintf("s%d", slot)) })
 	if i < 0 {
-		return fmt.Errorf("no namespace of slot %d among %v", s.slot, names)
+		return fmt.Errorf("no namespace of slot %d among %v", slot, names)
 	}
 	var fd int
 	err = inNamespace(names[i], func() (err error) {
@@ -107,8 +146,8 @@ func multiply(t *T, o *Appliance, s *attached, n int) error {
 		return fmt.Errorf("open a raw socket in %s: %w", names[i], err)
 	}
 	defer unix.Close(fd)
-	for k := 1; k <= n; k++ {
-		for _, m := range copySession(doc, sa.Slot(s.slot), k) {
+	for k := first; k < first+n; k++ {
+		for _, m := range copySession(doc, sa.Slot(slot), k) {
 			b, err := m.Encode()
 			if err != nil {
 				return err
@@ -119,7 +158,7 @@ func multiply(t *T, o *Appliance, s *attached, n int) error {
 		}
 		// Two twins derive the keys and install the SAs on the guest's only
 		// processor; faster, and probes come too late.
-		if k%4 == 0 {
+		if k%8 == 0 {
 			time.Sleep(50 * time.Millisecond)
 		}
 	}

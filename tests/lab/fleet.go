@@ -47,7 +47,7 @@ func (l *Lab) newFleet() (*fleet, error) {
 	names := l.opt.Appliances
 	f.shared = config.Fleet{
 		VIPs: []netip.Addr{VIP}, DeadMan: time.Second,
-		Probe:      config.Probe{Interval: 50 * time.Millisecond, Lost: 4},
+		Probe:      l.opt.Probe,
 		Handover:   config.Handover{HoldCap: 100 * time.Millisecond, DrainTime: time.Second, DrainRate: 600, HoldDown: time.Hour},
 		Registrars: registrars(names),
 	}

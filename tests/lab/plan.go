@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/shadowcast/shadowcast/config"
 	"github.com/shadowcast/shadowcast/sa"
 )
 
@@ -145,6 +146,8 @@ type Options struct {
 	// there is no BGP.
 	Routers bool
 	BFD     BFD // of routers and appliances
+	// Probe says when appliances suspect each other; every 50 ms, 4 lost, if zero.
+	Probe config.Probe
 	// SlotsPerAppliance is how many home slots each has; 2 if 0.
 	SlotsPerAppliance int
 	// Conn is what the gateways offer; clients take theirs from it where Options
@@ -175,6 +178,9 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	if len(o.Clients) > 250 {
 		return o, fmt.Errorf("build lab: %d clients, at most 250 fit the addressing plan", len(o.Clients))
+	}
+	if o.Probe.Interval == 0 {
+		o.Probe = config.Probe{Interval: 50 * time.Millisecond, Lost: 4}
 	}
 	if o.BFD.Interval == 0 {
 		o.BFD.Interval = 100 * time.Millisecond

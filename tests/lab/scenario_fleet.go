@@ -164,10 +164,10 @@ func slotAt(ctx context.Context, a *Appliance, slot uint32) *v1.Slot {
 }
 
 // owned waits until somebody owns the slot.
-func owned(t *T, l *Lab, slot uint32, not *Appliance) *Appliance {
+func owned(t *T, l *Lab, slot uint32, not ...*Appliance) *Appliance {
 	var got *Appliance
 	t.Check(poll(t.Context(), 100*time.Millisecond, fmt.Sprintf("an owner of slot %d", slot), func() (bool, error) {
-		got = owner(t, l, slot, not)
+		got = owner(t, l, slot, not...)
 		return got != nil, nil
 	}))
 	return got
