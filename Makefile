@@ -7,7 +7,7 @@ FUZZ    ?= 10s
 # The lab boots kernels and charons; two at a time would fight for the cores.
 TESTFLAGS ?=
 
-.PHONY: deps build generate test unit race lab lint fuzz bench demo clean
+.PHONY: deps build generate test unit race lab lint fuzz bench demo campaign clean
 
 deps: ## install what Debian must provide, leaving no service running
 	$(SUDO) sh scripts/deps.sh
@@ -40,6 +40,10 @@ bench: build ## benchmarks; ratios within one run, never absolute limits
 
 demo: deps build ## a fleet in a box: planned handover and power cut, live
 	$(BIN)/shadowlab demo
+
+campaign: build ## drains, power cuts, false alarms and aborts by the dozen; half an hour, each prints its table
+	$(BIN)/shadowlab run 'campaign-*'
+	$(GO) run ./tests/summary cuts $(OUT)/lab/campaign-cuts-*/result.json
 
 clean: ## remove build results and lab output
 	rm -rf $(BIN) $(OUT)

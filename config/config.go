@@ -150,6 +150,9 @@ type Handover struct {
 	// StopDrain is how long a daemon that is told to stop drains first; 0: not at
 	// all, its slots go on without it.
 	StopDrain time.Duration
+	// RekeySpread is the time over which the children of a slot that was taken
+	// over are rekeyed; 0: they are not.
+	RekeySpread time.Duration
 	// HoldDown is how long an appliance must be well before its home slots return.
 	HoldDown time.Duration
 }

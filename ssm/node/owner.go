@@ -154,6 +154,7 @@ func (r *slotRuntime) rekeyWorn() {
 
 func (r *slotRuntime) endOwner() {
 	clear(r.suspects)
+	r.rekeys = nil
 	r.stopPublisher()
 	if r.ledger != nil {
 		r.rewatch(nil)
@@ -338,6 +339,9 @@ func (r *slotRuntime) flush(move uint64, to string) {
 // quiesce waits until no exchange is half done: rule 14 of the charon link.
 // New clients go elsewhere meanwhile.
 func (r *slotRuntime) quiesce(move uint64) {
+	if r.rekeys != nil {
+		r.rekeys.pause(time.Now())
+	}
 	vici := r.vici
 	r.group.Go(func() error {
 		ctx, cancel := context.WithTimeout(r.ctx, 5*time.Second)

@@ -70,6 +70,8 @@ type slotRuntime struct {
 	// late are children that the twin lacked in the kernel when it was activated.
 	late []*lateChild
 	held []*session.Document // what charon holds after standDown
+	// rekeys are under way since a takeover; nil: none.
+	rekeys *rekeyPlan
 
 	// Read by the core loop and the operator API.
 	unpreset atomic.Int64 // SAs fed but not yet in their block
@@ -309,6 +311,7 @@ func (r *slotRuntime) onTick() {
 		now := time.Now()
 		r.output(r.ledger.Tick(now))
 		r.forgetSuspects(now)
+		r.rekeyDue(now)
 		if now.Sub(r.sampled) > sampleEvery {
 			// Nothing changed: the shadows' last samples are as good as new.
 			r.sampled = now
@@ -321,6 +324,7 @@ func (r *slotRuntime) activate() {
 	r.a.problem(r.n, "activate charon", r.link.Activate(r.ctx))
 	if r.mode == modeOwner {
 		r.rekeyWorn()
+		r.planTakenOver()
 	}
 }
 

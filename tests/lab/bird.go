@@ -74,14 +74,31 @@ func (l *Lab) startRouters(ctx context.Context) error {
 			return fmt.Errorf("write BIRD configuration: %w", err)
 		}
 		b := &bird{name: name, ctl: filepath.Join(l.dir, name+".ctl")}
-		// -f: the foreground, so that the lab is its parent.
-		b.proc, err = l.start(l.nodes[name], "BIRD of "+name, filepath.Join(l.out, name+".log"), nil,
-			"/usr/sbin/bird", "-f", "-c", conf, "-s", b.ctl, "-P", filepath.Join(l.dir, name+".pid"))
-		if err != nil {
+		if err := l.startBird(b); err != nil {
 			return err
 		}
 		l.routers = append(l.routers, b)
 	}
+	return l.waitRouters(ctx)
+}
+
+func (l *Lab) startBird(b *bird) (err error) {
+	// -f: the foreground, so that the lab is its parent.
+	b.proc, err = l.start(l.nodes[b.name], "BIRD of "+b.name, filepath.Join(l.out, b.name+".log"), nil,
+		"/usr/sbin/bird", "-f", "-c", filepath.Join(l.dir, b.name+".conf"), "-s", b.ctl, "-P", filepath.Join(l.dir, b.name+".pid"))
+	return err
+}
+
+// restartRouter starts a router again whose process was killed.
+func (l *Lab) restartRouter(ctx context.Context, name string) error {
+	if err := l.startBird(l.router(name)); err != nil {
+		return err
+	}
+	return l.waitRouters(ctx)
+}
+
+// waitRouters waits until every router answers.
+func (l *Lab) waitRouters(ctx context.Context) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, 10*time.Second, errors.New("no answer within 10 s"))
 	defer cancel()
 	for _, b := range l.routers {

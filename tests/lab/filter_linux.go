@@ -1,9 +1,11 @@
 package lab
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"math"
+	"net/netip"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
@@ -174,6 +176,34 @@ func (n *Netns) DropIKE(dev string, hook Hook, m IKEMatch) (*Filter, error) {
 // DropAll drops everything at an interface, without a change of the link's state.
 func (n *Netns) DropAll(dev string, hook Hook) (*Filter, error) {
 	return n.attach(dev, hook, math.MaxUint64, func(s *ebpf.Map) asm.Instructions { return dropTail(s) })
+}
+
+// DropWithin drops IPv4 packets whose source and destination both lie in p.
+func (n *Netns) DropWithin(dev string, hook Hook, p netip.Prefix) (*Filter, error) {
+	return n.attach(dev, hook, math.MaxUint64, func(s *ebpf.Map) asm.Instructions { return withinProgram(p, s) })
+}
+
+func withinProgram(p netip.Prefix, state *ebpf.Map) asm.Instructions {
+	a := p.Masked().Addr().As4()
+	want, mask := binary.BigEndian.Uint32(a[:]), uint32(math.MaxUint32)<<(32-p.Bits())
+	ins := asm.Instructions{asm.Mov.Reg(rCtx, asm.R1), asm.Mov.Imm(rOff, 0)}
+	ins = append(ins, load(stkL2, 0, 34)...)
+	ins = append(ins,
+		asm.LoadMem(asm.R1, asm.RFP, stkL2+12, asm.Half),
+		asm.HostTo(asm.BE, asm.R1, asm.Half),
+		asm.JNE.Imm(asm.R1, 0x0800, vxOut),
+	)
+	for _, off := range []int16{26, 30} { // source, destination
+		ins = append(ins,
+			asm.LoadMem(asm.R1, asm.RFP, stkL2+off, asm.Word),
+			asm.HostTo(asm.BE, asm.R1, asm.Word),
+			asm.Mov.Imm32(asm.R2, int32(mask)),
+			asm.And.Reg(asm.R1, asm.R2),
+			asm.Mov.Imm32(asm.R2, int32(want)),
+			asm.JNE.Reg(asm.R1, asm.R2, vxOut),
+		)
+	}
+	return append(ins, dropTail(state)...)
 }
 
 func newState(left uint64) (*ebpf.Map, error) {

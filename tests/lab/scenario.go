@@ -99,6 +99,7 @@ type Result struct {
 	Seconds  float64        `json:"seconds"`
 	Scenes   []Scene        `json:"scenes"`
 	Metrics  map[string]any `json:"metrics,omitempty"`
+	Table    string         `json:"table,omitempty"` // of a campaign, for people
 }
 
 // Line is the one-line verdict.
@@ -193,6 +194,14 @@ func (t *T) Scene(s Scene) {
 	t.res.Scenes = append(t.res.Scenes, s)
 }
 
+// Table is printed below the verdict.
+func (t *T) Table(text string) {
+	t.Logf("\n%s", text)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.res.Table = text
+}
+
 // Metric records a value for the artefacts.
 func (t *T) Metric(name string, v any) {
 	t.mu.Lock()
@@ -247,6 +256,7 @@ func (r *Runner) attempts(ctx context.Context, s Scenario) (Result, error) {
 		res.Attempts = n
 		if res.Passed || res.Skipped != "" || n > r.Retries || err != nil || ctx.Err() != nil {
 			fmt.Fprintln(r.Log, res.Line())
+			fmt.Fprint(r.Log, res.Table)
 			return res, err
 		}
 		fmt.Fprintf(r.Log, "AGAIN %s\n", res.Line())

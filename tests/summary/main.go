@@ -21,6 +21,7 @@ const usage = `usage: summary [all]
        summary bench [TIME [PACKAGE...]]   benchmarks, each for TIME (default 100ms)
        summary figures [REPORT]            the demo's report as a table in Markdown
                                            (default out/demo/report.json)
+       summary cuts RESULT...              the parts of the power-cut campaign as one table
 
 The last line on stdout is "N passed, N failed, N skipped"; the exit status is 0
 when nothing failed and something passed. GO names the go command, TESTFLAGS is
@@ -66,6 +67,12 @@ func run(ctx context.Context, args []string, out io.Writer) (ok bool, err error)
 			return false, errUsage
 		}
 		return true, figures(cmp.Or(strings.Join(args, ""), "out/demo/report.json"), out)
+	}
+	if what == "cuts" {
+		if len(args) == 0 {
+			return false, errUsage
+		}
+		return cuts(args, out)
 	}
 	r := &runner{ctx: ctx, out: out, t: newTally(), goCmd: cmp.Or(os.Getenv("GO"), "go"), flags: strings.Fields(os.Getenv("TESTFLAGS")), began: time.Now()}
 	if r.module, err = r.goOutput("list", "-m"); err != nil {

@@ -1,0 +1,199 @@
+package lab
+
+import (
+	"cmp"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"time"
+
+	v1 "github.com/shadowcast/shadowcast/api/v1"
+)
+
+// The power-cut campaign: the machine that owns most sessions loses power at a
+// random moment, again and again, while half of the clients rekey all the time. It
+// is told in parts, so that each fits into a few minutes; tests/summary adds them up.
+const (
+	cutParts = 5
+	cutsEach = 10
+)
+
+func init() {
+	for part := 1; part <= cutParts; part++ {
+		o := fleetOptions(ConnSpec{})
+		o.BFD = BFD{Interval: 50 * time.Millisecond, Multiplier: 3}
+		for i := range 6 {
+			c := ClientSpec{Router: 1 + i%2}
+			switch i {
+			case 1, 3:
+				c.Conn.ChildRekey = "2s"
+			case 5:
+				c.Conn.IKERekey = "3s"
+			}
+			o.Clients = append(o.Clients, c)
+		}
+		Register(Scenario{
+			Name: fmt.Sprintf("campaign-cuts-%d", part), Doc: fmt.Sprintf("%d power cuts at random moments, clients rekeying, part %d of %d", cutsEach, part, cutParts),
+			Need: fleetNeed, Options: o, Timeout: 9 * time.Minute, Bench: true,
+			Run: func(t *T, l *Lab) { campaignCuts(t, l, uint64(part)) },
+		})
+	}
+}
+
+// Cut is what one power cut did to one client.
+type Cut struct {
+	Cut         int     `json:"cut"`
+	Victim      string  `json:"victim"`
+	Heir        string  `json:"heir"`
+	Client      string  `json:"client"`
+	OutageMS    float64 `json:"outage_ms"`    // the longer of both directions
+	DetectionMS float64 `json:"detection_ms"` // from the fault to the claim
+	Kept        bool    `json:"session_kept"`
+}
+
+func campaignCuts(t *T, l *Lab, seed uint64) {
+	rng := rand.New(rand.NewPCG(seed, 1))
+	t.Check(enterAt(l, "ams"))
+	fleetUp(t, l)
+	c := connectAll(t, l)
+	for _, x := range l.Clients() {
+		s, err := l.StartStream(x, Rate{PPS: 100, Size: campaignSize})
+		t.Check(err)
+		c.streams = append(c.streams, s)
+	}
+	allReady(t, l)
+	var cuts []Cut
+	for i := range cutsEach {
+		victim, slots := busiest(t, l)
+		pause(t, time.Duration(rng.IntN(2500))*time.Millisecond)
+		begin := time.Now()
+		at, whole, err := victim.cutPower()
+		t.Check(err)
+		detection := map[uint32]time.Duration{}
+		heirs := map[uint32]string{}
+		for n := range slots {
+			heir := owned(t, l, n, victim)
+			claim, err := claimTime(t, heir, n)
+			t.Check(err)
+			detection[n], heirs[n] = claim.Sub(at), heir.Name
+		}
+		for _, s := range c.streams { // whoever cannot go on is found below
+			_ = waitBriefly(t, s)
+		}
+		for k, x := range l.Clients() {
+			n := slotOf4(t, c.inner[x.Name])
+			if _, hit := slots[n]; !hit {
+				continue
+			}
+			cut := Cut{Cut: i + 1, Victim: victim.Name, Heir: heirs[n], Client: x.Name, OutageMS: -1, DetectionMS: ms(int64(detection[n]))}
+			if up, down := c.streams[k].Outage(whole); up >= 0 && down >= 0 {
+				cut.OutageMS = ms(int64(whole.Sub(at) + max(up, down)))
+			}
+			acc, err := x.IKE()
+			t.Check(err)
+			inner, err := x.Inner()
+			cut.Kept = cut.OutageMS >= 0 && acc.Since(begin).ClientInits() == 0 && err == nil && inner.String() == c.inner[x.Name]
+			if !cut.Kept {
+				t.Errorf("cut %d of %s: %s lost its session: outage %.0f ms, %s, %v", i+1, victim.Name, x.Name, cut.OutageMS, acc.Since(begin), err)
+			}
+			cuts = append(cuts, cut)
+		}
+		t.Check(victim.PowerOn())
+		allReady(t, l)
+	}
+	t.Metric("seed", seed)
+	t.Metric("cuts", cuts)
+	t.Table(CutTable(cuts))
+}
+
+// CutTable sums up power cuts.
+func CutTable(cuts []Cut) string {
+	var outage, rest []float64
+	lost, n := 0, 0
+	for i, c := range cuts {
+		if i == 0 || c.Cut != cuts[i-1].Cut {
+			n++
+		}
+		if !c.Kept {
+			lost++
+			continue
+		}
+		outage = append(outage, c.OutageMS)
+		rest = append(rest, c.OutageMS-c.DetectionMS)
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "%d power cuts, %d sessions hit, %d lost\n%-26s %8s %8s %8s\n", n, len(cuts), lost, "", "p50", "p95", "max")
+	for _, x := range []struct {
+		name string
+		v    []float64
+	}{{"outage, ms", outage}, {"outage - detection, ms", rest}} {
+		if len(x.v) > 0 {
+			fmt.Fprintf(&b, "%-26s %8.0f %8.0f %8.0f\n", x.name, quantile(x.v, 0.5), quantile(x.v, 0.95), quantile(x.v, 1))
+		}
+	}
+	return b.String()
+}
+
+// quantile is the smallest value that at least the share q of v does not exceed.
+func quantile(v []float64, q float64) float64 {
+	v = slices.Sorted(slices.Values(v))
+	i := int(q*float64(len(v))+0.999999) - 1
+	return v[min(max(i, 0), len(v)-1)]
+}
+
+// busiest returns the appliance that owns most sessions and its slots that have any.
+func busiest(t *T, l *Lab) (*Appliance, map[uint32]uint64) {
+	type load struct {
+		a     *Appliance
+		slots map[uint32]uint64
+		sum   uint64
+	}
+	var all []load
+	for _, a := range l.Appliances() {
+		st, err := a.Status(t.Context())
+		t.Check(err)
+		x := load{a: a, slots: map[uint32]uint64{}}
+		for _, s := range st.Slots {
+			if s.Owner == a.Name && s.Role == v1.Role_ROLE_OWNER && s.Sessions > 0 {
+				x.slots[s.Number] = s.Sessions
+				x.sum += s.Sessions
+			}
+		}
+		all = append(all, x)
+	}
+	best := slices.MaxFunc(all, func(a, b load) int { return cmp.Compare(a.sum, b.sum) })
+	if best.sum == 0 {
+		t.Fatalf("nobody owns a session")
+	}
+	return best.a, best.slots
+}
+
+// slotOf4 is the slot whose pool holds an inner address.
+func slotOf4(t *T, inner string) uint32 {
+	var a, b, c, d uint32
+	if _, err := fmt.Sscanf(inner, "%d.%d.%d.%d", &a, &b, &c, &d); err != nil {
+		t.Fatalf("read inner address %q: %v", inner, err)
+	}
+	return (b-112)<<8 | c
+}
+
+// cutPower is PowerCut that also says when the last cable was out.
+func (a *Appliance) cutPower() (at, whole time.Time, err error) {
+	at = time.Now()
+	if err := a.Unplug(); err != nil {
+		return at, at, err
+	}
+	whole = time.Now()
+	if err := a.killAll(); err != nil {
+		return at, whole, err
+	}
+	return at, whole, a.wipe()
+}
+
+// waitBriefly waits until the stream flows again both ways, but not for ever.
+func waitBriefly(t *T, s *Stream) error {
+	ctx, cancel := contextOf(t, 10*time.Second)
+	defer cancel()
+	return s.WaitReceived(ctx, 50)
+}
