@@ -13,6 +13,12 @@ import (
 	"github.com/cilium/ebpf"
 )
 
+type fenceOutbound struct {
+	_   structs.HostLayout
+	Spi uint32
+	Dst [16]uint8
+}
+
 type fencePrefix struct {
 	_    structs.HostLayout
 	Bits uint32
@@ -23,11 +29,13 @@ type fencePrefix struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	fenceMapFenceDeadline = "fence_deadline"
-	fenceMapFenceDrops    = "fence_drops"
-	fenceMapFenceInner    = "fence_inner"
-	fenceProgFenceEgress  = "fence_egress"
-	fenceProgFenceIngress = "fence_ingress"
+	fenceMapFenceBarred      = "fence_barred"
+	fenceMapFenceBarredDrops = "fence_barred_drops"
+	fenceMapFenceDeadline    = "fence_deadline"
+	fenceMapFenceDrops       = "fence_drops"
+	fenceMapFenceInner       = "fence_inner"
+	fenceProgFenceEgress     = "fence_egress"
+	fenceProgFenceIngress    = "fence_ingress"
 )
 
 // loadFence returns the embedded CollectionSpec for fence.
@@ -80,9 +88,11 @@ type fenceProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type fenceMapSpecs struct {
-	FenceDeadline *ebpf.MapSpec `ebpf:"fence_deadline"`
-	FenceDrops    *ebpf.MapSpec `ebpf:"fence_drops"`
-	FenceInner    *ebpf.MapSpec `ebpf:"fence_inner"`
+	FenceBarred      *ebpf.MapSpec `ebpf:"fence_barred"`
+	FenceBarredDrops *ebpf.MapSpec `ebpf:"fence_barred_drops"`
+	FenceDeadline    *ebpf.MapSpec `ebpf:"fence_deadline"`
+	FenceDrops       *ebpf.MapSpec `ebpf:"fence_drops"`
+	FenceInner       *ebpf.MapSpec `ebpf:"fence_inner"`
 }
 
 // fenceVariableSpecs contains global variables before they are loaded into the kernel.
@@ -111,13 +121,17 @@ func (o *fenceObjects) Close() error {
 //
 // It can be passed to loadFenceObjects or ebpf.CollectionSpec.LoadAndAssign.
 type fenceMaps struct {
-	FenceDeadline *ebpf.Map `ebpf:"fence_deadline"`
-	FenceDrops    *ebpf.Map `ebpf:"fence_drops"`
-	FenceInner    *ebpf.Map `ebpf:"fence_inner"`
+	FenceBarred      *ebpf.Map `ebpf:"fence_barred"`
+	FenceBarredDrops *ebpf.Map `ebpf:"fence_barred_drops"`
+	FenceDeadline    *ebpf.Map `ebpf:"fence_deadline"`
+	FenceDrops       *ebpf.Map `ebpf:"fence_drops"`
+	FenceInner       *ebpf.Map `ebpf:"fence_inner"`
 }
 
 func (m *fenceMaps) Close() error {
 	return _FenceClose(
+		m.FenceBarred,
+		m.FenceBarredDrops,
 		m.FenceDeadline,
 		m.FenceDrops,
 		m.FenceInner,

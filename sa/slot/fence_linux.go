@@ -58,6 +58,7 @@ type Drops struct {
 	Ingress uint64 // closed, towards the slot
 	Egress  uint64 // closed, from the slot
 	Clear   uint64 // open, unencrypted to an inner prefix
+	Barred  uint64 // open, ESP of a barred SA
 }
 
 // fence is the loaded fence of one slot.
@@ -137,12 +138,13 @@ func (f *fence) adopt() bool {
 		return p
 	}
 	o.FenceDeadline, o.FenceDrops, o.FenceInner = load(fenceMapFenceDeadline), load(fenceMapFenceDrops), load(fenceMapFenceInner)
+	o.FenceBarred, o.FenceBarredDrops = load(fenceMapFenceBarred), load(fenceMapFenceBarredDrops)
 	o.FenceIngress, o.FenceEgress = prog(fenceProgFenceIngress), prog(fenceProgFenceEgress)
-	if err == nil && usesMap(o.FenceIngress, o.FenceDeadline, o.FenceDrops) && usesMap(o.FenceEgress, o.FenceDeadline, o.FenceDrops, o.FenceInner) {
+	if err == nil && usesMap(o.FenceIngress, o.FenceDeadline, o.FenceDrops) && usesMap(o.FenceEgress, o.FenceDeadline, o.FenceDrops, o.FenceInner, o.FenceBarred, o.FenceBarredDrops) {
 		f.objs = o
 		return true
 	}
-	for _, m := range []*ebpf.Map{o.FenceDeadline, o.FenceDrops, o.FenceInner} {
+	for _, m := range []*ebpf.Map{o.FenceDeadline, o.FenceDrops, o.FenceInner, o.FenceBarred, o.FenceBarredDrops} {
 		if m != nil {
 			m.Close()
 		}
@@ -183,7 +185,7 @@ func (f *fence) prune() error {
 	if err != nil {
 		return fmt.Errorf("list pins: %w", err)
 	}
-	keep := []string{fenceMapFenceDeadline, fenceMapFenceDrops, fenceMapFenceInner}
+	keep := []string{fenceMapFenceDeadline, fenceMapFenceDrops, fenceMapFenceInner, fenceMapFenceBarred, fenceMapFenceBarredDrops}
 	for path := range f.programs() {
 		keep = append(keep, filepath.Base(path))
 	}
@@ -237,9 +239,13 @@ func (f *fence) refresh(until Deadline) error {
 }
 
 func (f *fence) drops() (d Drops, err error) {
-	for i, to := range []*uint64{&d.Ingress, &d.Egress, &d.Clear} {
+	for i, to := range []*uint64{&d.Ingress, &d.Egress, &d.Clear, &d.Barred} {
+		m, k := f.objs.FenceDrops, uint32(i)
+		if to == &d.Barred { // a map of its own: older builds have pinned the other
+			m, k = f.objs.FenceBarredDrops, 0
+		}
 		var per []uint64
-		if err := f.objs.FenceDrops.Lookup(uint32(i), &per); err != nil {
+		if err := m.Lookup(k, &per); err != nil {
 			return d, fmt.Errorf("read fence counters: %w", err)
 		}
 		for _, n := range per {

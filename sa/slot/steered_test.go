@@ -2,6 +2,7 @@ package slot
 
 import (
 	"encoding/binary"
+	"errors"
 	"net"
 	"net/netip"
 	"path/filepath"
@@ -136,5 +137,58 @@ func expectESP(t *testing.T, at *net.UDPConn, text string) {
 	n, _, err := at.ReadFrom(b)
 	if err != nil || n < 8 || string(b[8:n]) != text {
 		t.Fatalf("at %s: got %q, %v, want %q behind an ESP header", at.LocalAddr(), b[:n], err, text)
+	}
+}
+
+// TestBarredSASendsNothing: an open fence drops ESP of barred SAs, bare and in
+// UDP, of either family, and only theirs.
+func TestBarredSASendsNothing(t *testing.T) {
+	r := newRig(t, 7)
+	must(t, r.h.OpenFence(7, NoDeadline))
+	const barred, free = 0xc0000001, 0xc0000002
+	for i, dst := range []netip.Addr{out4, out6} {
+		from := sock(t, r.slot, []netip.Addr{vip4, vip6}[i], 4500)
+		at := sock(t, r.ns, dst, 4501)
+		esp := func(spi uint32, text string) {
+			t.Helper()
+			send(t, from, at, string(binary.BigEndian.AppendUint32(nil, spi))+"0001"+text)
+		}
+		bare := func(spi uint32) {
+			t.Helper()
+			in(t, r.slot, func() error {
+				c, err := net.ListenIP([]string{"ip4:50", "ip6:50"}[i], &net.IPAddr{IP: from.LocalAddr().(*net.UDPAddr).IP})
+				if err != nil {
+					return err
+				}
+				defer c.Close()
+				_, err = c.WriteTo(binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint32(nil, spi), 1), &net.IPAddr{IP: dst.AsSlice()})
+				if errors.Is(err, unix.ENOBUFS) {
+					return nil // what the fence drops is told to a local sender
+				}
+				return err
+			})
+		}
+		sas := []Outbound{{barred, dst}}
+		must(t, r.h.Bar(7, sas))
+		must(t, r.h.Bar(7, sas))
+		before, err := r.h.Drops(7)
+		must(t, err)
+		esp(barred, "barred")
+		bare(barred)
+		counted(t, r, func(d Drops) bool { return d.Barred == before.Barred+2 })
+		esp(free, "free")
+		bare(free)
+		expectESP(t, at, "free") // the first to arrive
+		must(t, r.h.Unbar(7, sas))
+		must(t, r.h.Unbar(7, sas))
+		esp(barred, "unbarred")
+		expectESP(t, at, "unbarred")
+		if d, err := r.h.Drops(7); err != nil || d.Barred != before.Barred+2 {
+			t.Errorf("%d dropped, want %d, %v", d.Barred-before.Barred, 2, err)
+		}
+		must(t, r.h.Bar(7, append(sas, Outbound{free, dst})))
+		must(t, r.h.UnbarAll(7))
+		esp(free, "all")
+		expectESP(t, at, "all")
 	}
 }

@@ -234,7 +234,7 @@ func (a *Appliance) slotCounters(n sa.Slot, r *slotRuntime) map[string]uint64 {
 		out["ha_received"], out["ha_undecodable"], out["ha_dropped"], out["ha_sent"] = st.Received, st.Undecodable, st.KernelDrops+st.PeerDrops, st.Sent
 	}
 	if d, err := a.host.Drops(n); err == nil {
-		out["fence_dropped_in"], out["fence_dropped_out"] = d.Ingress, d.Egress
+		out["fence_dropped_in"], out["fence_dropped_out"], out["fence_dropped_barred"] = d.Ingress, d.Egress, d.Barred
 	}
 	return out
 }

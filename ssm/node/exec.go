@@ -107,11 +107,6 @@ func (a *Appliance) fence(x ssm.ActFence) {
 		a.problem(x.Slot, "close the fence", a.host.CloseFence(x.Slot))
 		return
 	}
-	r := a.slots[x.Slot]
-	// SAs that charon has just installed may not be in our block yet.
-	for end := time.Now().Add(presetWait); r.unpreset.Load() > 0 && time.Now().Before(end); {
-		time.Sleep(time.Millisecond)
-	}
 	until := slot.NoDeadline
 	if x.Until > 0 {
 		until = slot.After(x.Until)
@@ -127,9 +122,6 @@ func (a *Appliance) fence(x ssm.ActFence) {
 		a.problem(x.Slot, "refresh the fence", err)
 	}
 }
-
-// presetWait bounds how long a claim waits for presets under way.
-const presetWait = 20 * time.Millisecond
 
 func (a *Appliance) issue(x ssm.ActIssue) {
 	t, err := a.tickets.issue(x.Slot, x.Floor)

@@ -1,19 +1,73 @@
 package node
 
 import (
+	"net/netip"
 	"slices"
 
 	"github.com/shadowcast/shadowcast/sa"
+	"github.com/shadowcast/shadowcast/sa/slot"
 	"github.com/shadowcast/shadowcast/sa/xfrm"
 )
 
+// An outbound SA appears at sequence number 0, which is in its first owner's block.
+// From before charon is fed a child until its SA is in the block of our ticket, the
+// fence drops what it sends, so that nothing depends on who is faster.
+
+// unplaced notes that the outbound SA of c, if there is one, is in no block of
+// ours. Callers call bar before charon is fed or the event is done with.
+func (t *twin) unplaced(c *twinChild) {
+	c.preset = false
+	client := c.client
+	if d := t.docs[c.session]; d != nil {
+		client = d.ClientIP
+	}
+	if c.barred && c.client == client {
+		return
+	}
+	t.unbar(c)
+	c.client, c.barred = client, true
+	t.toBar = append(t.toBar, c)
+}
+
+// bar makes the fence drop what unplaced children send.
+func (t *twin) bar() {
+	if len(t.toBar) == 0 {
+		return
+	}
+	t.r.a.problem(t.r.n, "bar SAs that are in no block", t.r.a.host.Bar(t.r.n, outbounds(t.toBar)))
+	t.toBar = nil
+}
+
+// unbar lets children send that are in our block, or gone.
+func (t *twin) unbar(cs ...*twinChild) {
+	var free []*twinChild
+	for _, c := range cs {
+		if c.barred {
+			c.barred = false
+			free = append(free, c)
+		}
+	}
+	if len(free) > 0 {
+		t.bar() // one of them may still be on its way there
+		t.r.a.problem(t.r.n, "unbar SAs", t.r.a.host.Unbar(t.r.n, outbounds(free)))
+	}
+}
+
+func outbounds(cs []*twinChild) []slot.Outbound {
+	out := make([]slot.Outbound, 0, len(cs))
+	for _, c := range cs {
+		if a, err := netip.ParseAddr(c.client); err == nil {
+			out = append(out, slot.Outbound{SPI: c.out, Dst: a})
+		}
+	}
+	return out
+}
+
 // lateChild is a child that charon had been fed and had not installed yet when
-// the slot was claimed. Its outbound SA appears at sequence number 0, which is
-// its first owner's block, and must go to ours before it is used.
+// the slot was claimed.
 type lateChild struct {
-	out    sa.SPI
-	client string // address, because clients choose these SPIs
-	birth  sa.Birth
+	slot.Outbound
+	birth sa.Birth
 }
 
 // late moves what is installed to our block and returns what is not there yet.
@@ -30,11 +84,9 @@ func (t *twin) late() []*lateChild {
 	var out []*lateChild
 	for c := range t.open.open {
 		if !c.haveOut {
-			l := &lateChild{out: c.out, birth: c.birth}
-			if d := t.docs[c.session]; d != nil {
-				l.client = d.ClientIP
+			for _, o := range outbounds([]*twinChild{c}) {
+				out = append(out, &lateChild{Outbound: o, birth: c.birth})
 			}
-			out = append(out, l)
 		}
 	}
 	return out
@@ -45,7 +97,7 @@ func (r *slotRuntime) installedLate(s xfrm.State) {
 	if len(r.late) == 0 || r.inbound(s) {
 		return
 	}
-	i := slices.IndexFunc(r.late, func(l *lateChild) bool { return l.out == s.SPI && l.client == s.Dst.String() })
+	i := slices.IndexFunc(r.late, func(l *lateChild) bool { return l.SPI == s.SPI && l.Dst == s.Dst })
 	if i < 0 {
 		return
 	}
@@ -54,6 +106,9 @@ func (r *slotRuntime) installedLate(s xfrm.State) {
 	n, err := l.birth.Block(r.ticket)
 	if err == nil {
 		_, err = r.kern.Write([]xfrm.ReplayWrite{{ID: s.ID, OSeq: sa.FirstSeq(n)}})
+	}
+	if err == nil {
+		err = r.a.host.Unbar(r.n, []slot.Outbound{l.Outbound})
 	}
 	r.a.problem(r.n, "move SA "+s.SPI.String()+", installed after the claim, to its block", err)
 }

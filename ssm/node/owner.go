@@ -40,7 +40,6 @@ func (r *slotRuntime) own(x ssm.ActOwn) {
 		docs := r.twin.documents()
 		r.late = r.twin.late()
 		r.twin = nil
-		r.unpreset.Store(0)
 		var err error
 		out, err = r.ledger.Adopt(docs)
 		r.a.problem(r.n, "adopt the sessions", err)

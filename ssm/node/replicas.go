@@ -168,6 +168,7 @@ func (t *twin) apply(b replica.Batch) error {
 			feed, errs = append(feed, ms...), append(errs, err)
 		}
 	}
+	t.bar()
 	if len(feed) > 0 {
 		errs = append(errs, t.r.sendCharon(feed))
 	}

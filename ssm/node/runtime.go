@@ -74,7 +74,6 @@ type slotRuntime struct {
 	rekeys *rekeyPlan
 
 	// Read by the core loop and the operator API.
-	unpreset atomic.Int64 // SAs fed but not yet in their block
 	sessions atomic.Int64
 	pid      atomic.Int64
 	// published and linked are pub and link for readers outside.

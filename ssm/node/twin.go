@@ -45,6 +45,7 @@ type twin struct {
 	open      backlog // not complete in the kernel
 	samples   map[sa.SPI]replica.Sample
 	unset     []*twinChild // installed, to be moved to our block: see flush
+	toBar     []*twinChild // to be barred before charon is fed: see bar
 
 	skew   string // how our connections differ from the owner's
 	whole  bool   // the owner's snapshot was applied
@@ -61,6 +62,8 @@ type twinChild struct {
 	haveIn  bool
 	haveOut bool
 	preset  bool
+	barred  bool      // the fence drops what its outbound SA sends
+	client  string    // address in the name of the bar
 	since   time.Time // when it last became incomplete
 	// void: our ticket was overtaken before the child was born. It gives no block
 	// and cannot be used for a claim; the next ticket will.
@@ -98,7 +101,7 @@ func (r *slotRuntime) shadow(x ssm.ActShadow) {
 		r.a.events.Add(Entry{Slot: r.n, Kind: "repair", Text: "the twin is built from scratch", Reason: err.Error()})
 		r.twin = newTwin(r)
 	}
-	r.unpreset.Store(0)
+	r.a.problem(r.n, "unbar the SAs of an earlier twin", r.a.host.UnbarAll(r.n))
 	r.a.replicas.receiver.Forget(r.n)
 	r.a.replicas.receiver.SetReadiness(r.n, false, "twin is being built")
 	r.rebuild()
@@ -130,6 +133,7 @@ func (t *twin) keep(docs []*session.Document) error {
 		t.index(d.SessionID, d.Children)
 	}
 	t.feeder.Adopted(docs...)
+	t.bar()
 	for _, s := range states {
 		t.installed(s)
 	}
@@ -225,9 +229,17 @@ func (t *twin) documents() []*session.Document {
 
 // put stores a document and returns what charon must be told of it.
 func (t *twin) put(d *session.Document, h replica.Hash) ([]charon.Message, error) {
+	old := t.docs[d.SessionID]
 	t.docs[d.SessionID] = d
 	t.rehash(d.SessionID, h, true)
 	t.index(d.SessionID, d.Children)
+	if old != nil && old.ClientIP != d.ClientIP {
+		// charon replaces the SAs of a client that has moved.
+		for _, c := range t.bySession[d.SessionID] {
+			t.unplaced(c)
+			t.settle(c)
+		}
+	}
 	t.r.sessions.Store(int64(len(t.docs)))
 	return t.feeder.Diff(d)
 }
@@ -267,6 +279,7 @@ func (t *twin) index(id string, children []session.Child) {
 			t.children[c.In] = n
 			t.out[c.Out] = append(t.out[c.Out], n)
 			t.open.add(n, time.Now())
+			t.unplaced(n)
 		}
 		now = append(now, n)
 	}
@@ -278,14 +291,11 @@ func (t *twin) index(id string, children []session.Child) {
 	if t.bySession[id] = now; len(now) == 0 {
 		delete(t.bySession, id)
 	}
-	t.count()
 }
-
-// count tells a claim how many SAs are not in their block yet.
-func (t *twin) count() { t.r.unpreset.Store(int64(t.open.len())) }
 
 func (t *twin) drop(c *twinChild) {
 	delete(t.children, c.in)
+	t.unbar(c)
 	t.open.remove(c)
 	delete(t.samples, c.in)
 	rest := slices.DeleteFunc(t.out[c.out], func(x *twinChild) bool { return x == c })
@@ -312,11 +322,12 @@ func (t *twin) kernel(e xfrm.Event) {
 func (t *twin) forgetKernel() {
 	now := time.Now()
 	for _, c := range t.children {
-		c.haveIn, c.haveOut, c.preset = false, false, false
+		c.haveIn, c.haveOut = false, false
+		t.unplaced(c)
 		t.open.add(c, now)
 	}
 	t.unset = nil
-	t.count()
+	t.bar()
 }
 
 // installed notes an SA and puts it where the owner's left off: the outbound
@@ -340,7 +351,9 @@ func (t *twin) installed(s xfrm.State) {
 	if c == nil {
 		return
 	}
-	c.outID, c.haveOut, c.preset = s.ID, true, false
+	c.outID, c.haveOut = s.ID, true
+	t.unplaced(c)
+	t.bar()
 	if t.settle(c); t.ticket == 0 {
 		return
 	}
@@ -395,10 +408,12 @@ func (t *twin) lost(s xfrm.State) {
 	}
 	for _, c := range t.out[s.SPI] {
 		if c.outID == s.ID {
-			c.haveOut, c.preset = false, false
+			c.haveOut = false
+			t.unplaced(c)
 			t.settle(c)
 		}
 	}
+	t.bar()
 }
 
 func (t *twin) settle(c *twinChild) {
@@ -407,7 +422,6 @@ func (t *twin) settle(c *twinChild) {
 	} else {
 		t.open.add(c, time.Now())
 	}
-	t.count()
 }
 
 // recount reads the whole kernel state after notifications were lost.
@@ -460,6 +474,7 @@ func (t *twin) presetSome(cs []*twinChild) {
 			c.preset = false
 		}
 	}
+	t.unbar(slices.DeleteFunc(slices.Clone(cs), func(c *twinChild) bool { return !c.preset })...)
 }
 
 // replay applies the owner's samples to the inbound SAs, never backwards.

@@ -4,7 +4,8 @@
 // the fence is closed they pass only what keeps neighbours known: ARP, and
 // IPv6 neighbour discovery of link scope. While it is open, egress still drops
 // packets to the slot's own inner prefixes that were not encrypted: no policy
-// matched them, and the host would send them straight back.
+// matched them, and the host would send them straight back. And it drops ESP of
+// SAs that are barred: their sequence numbers are another owner's.
 //
 // Built by `go generate` with clang -mcpu=v2; headers are read with
 // bpf_skb_load_bytes, which every supported kernel's verifier accepts.
@@ -51,6 +52,28 @@ struct {
 	__type(key, struct prefix);
 	__type(value, __u8);
 } fence_inner SEC(".maps");
+
+// Outbound SAs that may not send yet, by SPI and destination: clients choose
+// these SPIs, so two may choose the same one.
+struct outbound {
+	__be32 spi;
+	__u8 dst[16]; // IPv4 as ::ffff:a.b.c.d
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 262144);
+	__type(key, struct outbound);
+	__type(value, __u8);
+} fence_barred SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u64);
+} fence_barred_drops SEC(".maps");
 
 static __always_inline int drop(__u32 reason)
 {
@@ -126,6 +149,53 @@ static __always_inline int is_clear_inner(struct __sk_buff *skb)
 	return sport != bpf_htons(4500) && sport != bpf_htons(500);
 }
 
+// ESP (RFC 4303 section 2.1), bare or in UDP (RFC 3948 section 2.1), of a barred
+// SA. Later fragments have no SPI; without the first one they are lost.
+static __always_inline int is_barred(struct __sk_buff *skb)
+{
+	struct outbound k = {};
+	__u8 proto, ihl;
+	__u32 l4;
+	__u16 sport;
+
+	if (skb->protocol == bpf_htons(ETH_P_IP)) {
+		k.dst[10] = 0xff;
+		k.dst[11] = 0xff;
+		if (bpf_skb_load_bytes(skb, ETH_HLEN, &ihl, 1) < 0 ||
+		    bpf_skb_load_bytes(skb, ETH_HLEN + 9, &proto, 1) < 0 ||
+		    bpf_skb_load_bytes(skb, ETH_HLEN + 16, &k.dst[12], 4) < 0)
+			return 1;
+		l4 = ETH_HLEN + (ihl & 15) * 4;
+	} else if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
+		if (bpf_skb_load_bytes(skb, ETH_HLEN + 6, &proto, 1) < 0 ||
+		    bpf_skb_load_bytes(skb, ETH_HLEN + 24, k.dst, 16) < 0)
+			return 1;
+		l4 = ETH_HLEN + 40;
+	} else {
+		return 0;
+	}
+	if (proto == IPPROTO_UDP) {
+		if (bpf_skb_load_bytes(skb, l4, &sport, 2) < 0 || sport != bpf_htons(4500))
+			return 0;
+		l4 += 8;
+	} else if (proto != IPPROTO_ESP) {
+		return 0;
+	}
+	if (bpf_skb_load_bytes(skb, l4, &k.spi, 4) < 0)
+		return 0; // a keep-alive
+	return bpf_map_lookup_elem(&fence_barred, &k) != 0;
+}
+
+static __always_inline int drop_barred(void)
+{
+	__u32 zero = 0;
+	__u64 *n = bpf_map_lookup_elem(&fence_barred_drops, &zero);
+
+	if (n)
+		(*n)++;
+	return TC_ACT_SHOT;
+}
+
 SEC("tc")
 int fence_ingress(struct __sk_buff *skb)
 {
@@ -143,6 +213,8 @@ int fence_egress(struct __sk_buff *skb)
 		return drop(DROP_EGRESS);
 	if (is_clear_inner(skb))
 		return drop(DROP_CLEAR);
+	if (is_barred(skb))
+		return drop_barred();
 	return TC_ACT_OK;
 }
 
