@@ -2,6 +2,7 @@ package lab
 
 import (
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -86,9 +87,9 @@ func (a *account) report(epoch time.Time, from, to int64) Direction {
 	return d
 }
 
-// outage returns how long after t the first packet sent at or after t arrived; ok
+// first returns how long after t the first packet sent at or after t arrived; ok
 // is false if none did.
-func (a *account) outage(t int64) (d time.Duration, ok bool) {
+func (a *account) first(t int64) (d time.Duration, ok bool) {
 	best := int64(-1)
 	for i, s := range a.sent {
 		if g := a.got[i].At; s >= t && g != 0 && (best < 0 || g < best) {
@@ -96,6 +97,35 @@ func (a *account) outage(t int64) (d time.Duration, ok bool) {
 		}
 	}
 	return time.Duration(best - t), best >= 0
+}
+
+// outage returns how long after t the longest silence of the receiver ended; ok is
+// false if it did not. Packets that slip through while a fault is being made (the
+// cables of a machine are cut one after the other) do not end it.
+func (a *account) outage(t int64) (d time.Duration, ok bool) {
+	var at []int64
+	last := t // when the last packet was sent
+	for i, s := range a.sent {
+		if s < t {
+			continue
+		}
+		last = s
+		if g := a.got[i].At; g != 0 {
+			at = append(at, g)
+		}
+	}
+	if len(at) == 0 {
+		return 0, false
+	}
+	slices.Sort(at)
+	prev, longest := t, int64(-1)
+	for _, g := range at {
+		if g-prev > longest {
+			longest, d = g-prev, time.Duration(g-t)
+		}
+		prev = g
+	}
+	return d, last-prev <= longest
 }
 
 func ms(ns int64) float64 { return float64(ns/1000) / 1000 }

@@ -75,7 +75,7 @@ func benchTakeover(t *T, l *Lab, n int) {
 		var claim time.Time
 		claim, err = claimTime(t, heir, s.slot)
 		t.Check(err)
-		_, down := s.Stream.Outage(claim)
+		_, down := s.Stream.First(claim)
 		if down <= 0 {
 			t.Fatalf("power cut %d: no server->client packet after the claim", k+1)
 		}

@@ -62,7 +62,7 @@ func (d *story) lose(old *Stream, victim *Appliance) (sc Scene, up, down []int) 
 		sc.Sent, sc.Lost = sc.Up.Sent+sc.Down.Sent, sc.Up.Lost+sc.Down.Lost
 		// Through the old session nothing ever came again; if it did, it is the
 		// earlier one that counts.
-		u, w := again.Outage(o.whole)
+		u, w := again.Outage(o.fault)
 		sc.OutageUpMS, sc.OutageMS = sooner(sc.OutageUpMS, o.outageMS(u)), sooner(sc.OutageMS, o.outageMS(w))
 		u2, d2 := again.arrivals(sc.From, sc.To, bucketWidth)
 		for i := range min(len(up), len(u2)) {

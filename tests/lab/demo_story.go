@@ -257,8 +257,6 @@ func (d *story) powerCut() (victim *Appliance) {
 func (d *story) cut(o *Observation, victim *Appliance) time.Time {
 	at := time.Now()
 	o.Fault(at, "power cut of "+victim.Name)
-	d.t.Check(victim.Unplug())
-	o.Whole(time.Now())
 	_, err := victim.PowerCut()
 	d.t.Check(err)
 	d.c.say("  %s is dark", victim.Name)

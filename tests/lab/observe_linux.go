@@ -13,7 +13,6 @@ type Observation struct {
 	Stream *Stream
 	from   time.Time
 	fault  time.Time
-	whole  time.Time // when the fault was complete
 	inner  netip.Addr
 	marks  []Mark
 	detect time.Duration
@@ -33,13 +32,9 @@ func (l *Lab) Observe(c *Client, s *Stream) (*Observation, error) {
 
 // Fault says that the fault of this phase happened at t: outages count from it.
 func (o *Observation) Fault(t time.Time, what string) {
-	o.fault, o.whole = t, t
+	o.fault = t
 	o.Mark(t, what)
 }
-
-// Whole says that the fault was complete only at t: what was sent before may have
-// slipped through and ends no outage.
-func (o *Observation) Whole(t time.Time) { o.whole = t }
 
 // Mark adds a moment to the report.
 func (o *Observation) Mark(t time.Time, what string) { o.marks = append(o.marks, Mark{t, what}) }
@@ -70,7 +65,7 @@ func (o *Observation) End(ctx context.Context, name string) (Scene, error) {
 	}
 	s.UpTimeline, s.DownTimeline = o.Stream.Timeline(o.from, to, bucketWidth)
 	if !o.fault.IsZero() {
-		up, down := o.Stream.Outage(o.whole)
+		up, down := o.Stream.Outage(o.fault)
 		s.OutageUpMS, s.OutageMS = o.outageMS(up), o.outageMS(down)
 	}
 	acc, err := o.Client.IKE()
@@ -86,11 +81,10 @@ func (o *Observation) End(ctx context.Context, name string) (Scene, error) {
 	return s, nil
 }
 
-// outageMS counts d, which began when the fault was whole, from its beginning;
-// negative for ever.
+// outageMS is d in milliseconds; negative for ever.
 func (o *Observation) outageMS(d time.Duration) float64 {
 	if d < 0 {
 		return -1
 	}
-	return ms(int64(o.whole.Sub(o.fault) + d))
+	return ms(int64(d))
 }

@@ -187,6 +187,20 @@ func TestAccount(t *testing.T) {
 	if o, ok := a.outage(10 * step); !ok || o != 10*time.Duration(step)+time.Millisecond {
 		t.Errorf("outage %v %t", o, ok)
 	}
+	// One packet slips through at 5, before the silence of 10..19.
+	if o, ok := a.outage(5 * step); !ok || o != 15*time.Duration(step)+time.Millisecond {
+		t.Errorf("outage %v %t", o, ok)
+	}
+	if o, ok := a.first(5 * step); !ok || o != time.Millisecond {
+		t.Errorf("first %v %t", o, ok)
+	}
+	// What ends in silence is an outage without an end.
+	for i := range int64(30) {
+		a.send((100 + i) * step)
+	}
+	if _, ok := a.outage(95 * step); ok {
+		t.Error("an outage ended without a packet")
+	}
 	if _, ok := a.outage(1 << 50); ok {
 		t.Error("an outage ended without a packet")
 	}

@@ -342,12 +342,20 @@ func (s *Stream) span(from, to time.Time) (f, t int64) {
 	return f, t
 }
 
-// Outage is the time from t to the first receipt of a packet sent at or after t,
-// in each direction; negative where there was none.
+// Outage is the time from t to the end of the longest silence after it, counting
+// packets sent at or after t, in each direction; negative where it did not end.
 func (s *Stream) Outage(t time.Time) (up, down time.Duration) {
+	return s.since(t, (*account).outage)
+}
+
+// First is the time from t to the first receipt of a packet sent at or after t, in
+// each direction; negative where there was none.
+func (s *Stream) First(t time.Time) (up, down time.Duration) { return s.since(t, (*account).first) }
+
+func (s *Stream) since(t time.Time, f func(*account, int64) (time.Duration, bool)) (up, down time.Duration) {
 	o := func(h *half) time.Duration {
 		a := s.account(h)
-		if d, ok := a.outage(int64(t.Sub(s.epoch))); ok {
+		if d, ok := f(&a, int64(t.Sub(s.epoch))); ok {
 			return d
 		}
 		return -1
