@@ -19,6 +19,8 @@ type Backend struct {
 	Slots    SlotSource
 	Sessions SessionSource
 	Drains   DrainSource
+
+	UpgradeLock UpgradeLockSource
 }
 
 // StatusSource knows the appliance and its neighbours.

@@ -67,6 +67,7 @@ type Appliance struct {
 	moves       *moveLog
 	slots       map[sa.Slot]*slotRuntime
 	hitsSeen    map[sa.Slot]uint64
+	upgradeLock *upgradeLock
 
 	incarnation uint64
 	onReady     func()
@@ -106,6 +107,7 @@ func New(cfg *config.Config, version string, log *slog.Logger) (*Appliance, erro
 	if a.core, err = ssm.New(coreConfig(cfg, a.incarnation), time.Now()); err != nil {
 		return nil, err
 	}
+	a.upgradeLock = newUpgradeLock(a)
 	a.steering = newSteering(a)
 	a.authority = newAuthority(a)
 	if a.routes, err = newRoutes(a); err != nil {
@@ -316,6 +318,10 @@ func (a *Appliance) ask(ctx context.Context, f func(*ssm.Core)) error {
 }
 
 func (a *Appliance) fromPeer(in peer.Inbound) {
+	if in.Kind == leaseKind {
+		a.upgradeLock.fromPeer(in.From, in.Payload)
+		return
+	}
 	if in.Kind != messageKind {
 		return
 	}

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"time"
 
+	"google.golang.org/protobuf/types/known/durationpb"
+
 	v1 "github.com/shadowcast/shadowcast/api/v1"
 )
 
@@ -28,6 +30,7 @@ var movePhases = []string{"prepare", "quiesce", "flush", "take", "flip", "drain"
 
 func drainScenario(t *T, l *Lab) {
 	s, o := start(t, l)
+	upgradeLock(t, l, o)
 	sc := scene(t, l, s, "drained", func(ob *Observation) {
 		pause(t, 300*time.Millisecond)
 		acc, err := o.Drain(t.Context(), func(p *v1.DrainProgress) { ob.Mark(time.Now(), p.Phase+" "+p.Message) })
@@ -62,6 +65,32 @@ func drainScenario(t *T, l *Lab) {
 	if st, err = o.Standing(t.Context()); err != nil || st.VipLevel != "normal" {
 		t.Errorf("the VIP of %s is %s after undrain, %v", o.Name, st.GetVipLevel(), err)
 	}
+}
+
+// upgradeLock takes the fleet-wide lock for o and checks that nobody else gets it.
+func upgradeLock(t *T, l *Lab, o *Appliance) {
+	ctx := t.Context()
+	lock := func(a *Appliance) v1.UpgradeLockServiceClient {
+		_, err := a.API() // connects
+		t.Check(err)
+		return v1.NewUpgradeLockServiceClient(a.conn)
+	}
+	ask := &v1.AcquireUpgradeLockRequest{Ttl: durationpb.New(time.Hour), Reason: "lab"}
+	got, err := lock(o).AcquireUpgradeLock(ctx, ask)
+	t.Check(err)
+	if got.Holder != o.Name {
+		t.Errorf("the upgrade lock is held by %q, want %s: %v", got.Holder, o.Name, got)
+	}
+	for _, a := range l.Appliances() {
+		if a == o {
+			continue
+		}
+		if got, err := lock(a).AcquireUpgradeLock(ctx, ask); err == nil || !strings.Contains(err.Error(), o.Name+" holds the upgrade lock") {
+			t.Errorf("%s got the upgrade lock that %s holds: %v, %v", a.Name, o.Name, got, err)
+		}
+	}
+	_, err = lock(o).ReleaseUpgradeLock(ctx, &v1.ReleaseUpgradeLockRequest{})
+	t.Check(err)
 }
 
 // lossless checks a scene in which nothing may be lost.

@@ -19,13 +19,13 @@ func TestCutsOfAllParts(t *testing.T) {
 	}
 	a := write("a", `{"metrics":{"cuts":[{"cut":1,"outage_ms":300,"detection_ms":250,"session_kept":true},{"cut":1,"outage_ms":320,"detection_ms":250,"session_kept":true},
 		{"cut":2,"outage_ms":500,"detection_ms":400,"session_kept":true}]}}`)
-	b := write("b", `{"metrics":{"cuts":[{"cut":1,"outage_ms":-1,"detection_ms":1,"session_kept":false}]}}`)
+	b := write("b", `{"metrics":{"cuts":[{"cut":1,"outage_ms":-1,"detection_ms":1,"session_kept":false,"quiet_ms":900}]}}`)
 	var out bytes.Buffer
 	ok, err := cuts([]string{a, b}, &out)
 	if err != nil || ok {
 		t.Errorf("a lost session: ok %t, %v", ok, err)
 	}
-	for _, want := range []string{"3 power cuts, 4 sessions hit, 1 lost", "outage, ms                      320      500      500", "outage - detection, ms           70      100      100"} {
+	for _, want := range []string{"3 power cuts, 4 sessions hit, 1 lost, 0 of these", "outage, ms                      320      500      500", "outage - detection, ms           70      100      100"} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("no %q in\n%s", want, out.String())
 		}
