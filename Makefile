@@ -7,7 +7,7 @@ FUZZ    ?= 10s
 # The lab boots kernels and charons; two at a time would fight for the cores.
 TESTFLAGS ?=
 
-.PHONY: deps build generate test unit race lab lint fuzz bench demo campaign clean
+.PHONY: deps build generate test unit race lab lint fuzz bench bench-hwhealth demo campaign clean
 
 deps: ## install what Debian must provide, leaving no service running
 	$(SUDO) sh scripts/deps.sh
@@ -37,6 +37,10 @@ fuzz: ## every fuzz target for FUZZ (default 10s) each
 
 bench: build ## benchmarks; ratios within one run, never absolute limits
 	@sh scripts/bench.sh
+
+DATA ?= ../shared/hwhealth/data
+bench-hwhealth: build ## the failure predictor over recorded drives in DATA, scored beside published baselines
+	$(BIN)/shadowctl hwhealth bench $(DATA) --out $(OUT)/hwhealth
 
 demo: deps build ## a fleet in a box: planned handover and power cut, live
 	$(BIN)/shadowlab demo

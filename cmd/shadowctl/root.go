@@ -70,6 +70,7 @@ Exit code: 0 done, 1 failed, 2 the command line makes no sense.`,
 	root.AddCommand(
 		statusCommand(a), slotCommand(a), sessionCommand(a), handoverCommand(a), drainCommand(a), undrainCommand(a), upgradeLockCommand(a),
 		eventsCommand(a), peersCommand(a), bgpCommand(a), configCommand(a), pkiCommand(a),
+		hwhealthCommand(a),
 	)
 	for _, group := range root.Commands() {
 		strictArgs(group)
