@@ -29,12 +29,14 @@ func (c *collector) fleet(r *rawFleet) Fleet {
 		Lost:     c.within("fleet.probe.lost", r.Probe.Lost, 2, 20),
 	}
 	f.Handover = Handover{
-		HoldCap:     c.duration("fleet.handover.hold_cap", r.Handover.HoldCap, 0, time.Second),
-		DrainTime:   c.duration("fleet.handover.drain_time", r.Handover.DrainTime, 0, maxDays),
-		DrainRate:   c.within("fleet.handover.drain_rate", r.Handover.DrainRate, 1, 6000),
-		StopDrain:   c.duration("fleet.handover.stop_drain", r.Handover.StopDrain, 0, time.Hour),
-		RekeySpread: c.duration("fleet.handover.rekey_spread", r.Handover.RekeySpread, 0, maxDays),
-		HoldDown:    c.duration("fleet.handover.hold_down", r.Handover.HoldDown, 0, maxDays),
+		HoldCap:       c.duration("fleet.handover.hold_cap", r.Handover.HoldCap, 0, time.Second),
+		DrainTime:     c.duration("fleet.handover.drain_time", r.Handover.DrainTime, 0, maxDays),
+		DrainRate:     c.within("fleet.handover.drain_rate", r.Handover.DrainRate, 1, 6000),
+		StopDrain:     c.duration("fleet.handover.stop_drain", r.Handover.StopDrain, 0, time.Hour),
+		RekeySpread:   c.duration("fleet.handover.rekey_spread", r.Handover.RekeySpread, 0, maxDays),
+		HoldDown:      c.duration("fleet.handover.hold_down", r.Handover.HoldDown, 0, maxDays),
+		ShedLoad:      c.within("fleet.handover.shed_load", r.Handover.ShedLoad, 0, 100),
+		ReturnDamping: c.duration("fleet.handover.return_damping", r.Handover.ReturnDamping, 0, maxDays),
 	}
 	f.DeadMan = c.duration("fleet.dead_man", r.DeadMan, 200*time.Millisecond, 10*time.Second)
 	if least := 4 * f.Probe.Interval; f.DeadMan < least {

@@ -153,6 +153,12 @@ type Handover struct {
 	// RekeySpread is the time over which the children of a slot that was taken
 	// over are rekeyed; 0: they are not.
 	RekeySpread time.Duration
+	// ShedLoad is the share of the capacity in use, in percent, at which an
+	// appliance sheds new sessions and then slots; 0: never.
+	ShedLoad int
+	// ReturnDamping is the half-life of the penalty that an appliance earns with
+	// each failure and that keeps its slots from returning; 0: none.
+	ReturnDamping time.Duration
 	// HoldDown is how long an appliance must be well before its home slots return.
 	HoldDown time.Duration
 }

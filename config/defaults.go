@@ -35,7 +35,7 @@ var defaults = map[reflect.Type]section{
 	reflect.TypeFor[rawFleet]():     {"probe": section{}, "handover": section{}, "dead_man": "1s"},
 	reflect.TypeFor[rawAppliance](): {"replication_port": 4501, "probe_port": 4502},
 	reflect.TypeFor[rawProbe]():     {"interval": "50ms", "lost": 3},
-	reflect.TypeFor[rawHandover]():  {"hold_cap": "100ms", "drain_time": "1m", "drain_rate": 60, "stop_drain": "0s", "rekey_spread": "10m", "hold_down": "2m"},
+	reflect.TypeFor[rawHandover]():  {"hold_cap": "100ms", "drain_time": "1m", "drain_rate": 60, "stop_drain": "0s", "rekey_spread": "10m", "shed_load": 85, "return_damping": "15m", "hold_down": "2m"},
 	reflect.TypeFor[rawBGP]():       {"listen_port": 179, "med_base": 100},
 	reflect.TypeFor[rawPeer]():      {"bfd": section{}, "ttl_security": false, "hold_time": "90s"},
 	reflect.TypeFor[rawBFD]():       {"enabled": true, "interval": "100ms", "multiplier": 3},

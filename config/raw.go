@@ -82,12 +82,14 @@ type rawProbe struct {
 }
 
 type rawHandover struct {
-	HoldCap     duration `yaml:"hold_cap"`
-	DrainTime   duration `yaml:"drain_time"`
-	DrainRate   int      `yaml:"drain_rate"`
-	StopDrain   duration `yaml:"stop_drain"`
-	RekeySpread duration `yaml:"rekey_spread"`
-	HoldDown    duration `yaml:"hold_down"`
+	HoldCap       duration `yaml:"hold_cap"`
+	DrainTime     duration `yaml:"drain_time"`
+	DrainRate     int      `yaml:"drain_rate"`
+	StopDrain     duration `yaml:"stop_drain"`
+	RekeySpread   duration `yaml:"rekey_spread"`
+	HoldDown      duration `yaml:"hold_down"`
+	ShedLoad      int      `yaml:"shed_load"`
+	ReturnDamping duration `yaml:"return_damping"`
 }
 
 type rawBGP struct {

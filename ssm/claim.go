@@ -150,6 +150,9 @@ func (c *Core) before(s *slot) int {
 // claim takes slot s with the armed ticket. The packet plane comes first: fence
 // and steering, then everything else.
 func (c *Core) claim(s *slot, why string, detection time.Duration, takeover bool) {
+	if takeover && detection > 0 {
+		c.noteFailure(s.owner)
+	}
 	s.ticket, s.owner, s.since = s.armed, c.cfg.Self, c.now
 	s.armed, s.granted = 0, 0
 	s.role = RoleOwner
@@ -382,7 +385,8 @@ func (c *Core) birth(s *slot) {
 // tickReturn brings a slot home after the hold-down.
 func (c *Core) tickReturn(s *slot) {
 	h := s.cfg.Home
-	able := c.cfg.HoldDown > 0 && h != c.cfg.Self && c.unfit(s, h) == "" && c.peers[h].standing < StandingDegraded
+	able := c.cfg.HoldDown > 0 && h != c.cfg.Self && c.unfit(s, h) == "" && c.peers[h].standing < StandingDegraded &&
+		c.roomFor(s, h) && !c.peers[h].flaps.damped(c.now, c.cfg.DampHalfLife)
 	if !able {
 		s.homeReady = time.Time{}
 		return

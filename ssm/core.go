@@ -25,6 +25,7 @@ type Core struct {
 	registrar registrar
 	fit       fitness
 	drain     *drain // nil: none
+	balance   balance
 	out       []Action
 
 	// What was last told to the shell, so that only changes are.
@@ -240,6 +241,7 @@ func (c *Core) onTick() {
 		c.tickSlot(c.slots[n])
 	}
 	c.tickDrain()
+	c.tickBalance()
 	if !c.now.Before(c.probeAt) {
 		c.probeAt = c.now.Add(c.cfg.ProbeInterval)
 		c.probe()

@@ -26,6 +26,7 @@ type peer struct {
 	risk, load  float64
 	sessions    int
 	tunnelDown  bool // packets cannot be forwarded to it
+	flaps       flaps
 }
 
 func (c *Core) suspected(n Node) bool {
@@ -81,6 +82,7 @@ func (c *Core) onReport(from Node, p *peer, r Report) {
 	if r.Incarnation > p.incarnation {
 		if p.incarnation != 0 {
 			c.report(ActReport{Kind: "reboot", Warn: true, Text: "appliance " + string(from) + " lost its memory: its tickets are void"})
+			c.noteFailure(from)
 		}
 		for _, n := range c.order {
 			c.memberRebooted(c.slots[n], from)

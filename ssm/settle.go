@@ -79,7 +79,7 @@ func (c *Core) clientSlots() []sa.Slot {
 		}
 		if s.role != RoleOwner {
 			if s.owner != c.cfg.Self && !c.suspected(s.owner) {
-				if any = append(any, n); !c.leaving(s.owner) {
+				if any = append(any, n); !c.leaving(s.owner) && !(c.balance.shedding && c.standing(s.owner) >= StandingDegraded) {
 					fit = append(fit, n)
 				}
 			}
@@ -93,7 +93,7 @@ func (c *Core) clientSlots() []sa.Slot {
 		}
 	}
 	switch {
-	case len(fit) > 0 && c.leaving(c.cfg.Self):
+	case len(fit) > 0 && (c.leaving(c.cfg.Self) || c.balance.shedding):
 		return fit
 	case len(home) > 0:
 		return home

@@ -138,7 +138,8 @@ func coreConfig(cfg *config.Config, incarnation uint64) ssm.Config {
 	c := ssm.Config{Self: ssm.Node(cfg.Node), Incarnation: incarnation, Shadowing: cfg.Shadowing,
 		ProbeInterval: cfg.Fleet.Probe.Interval, ProbeLost: cfg.Fleet.Probe.Lost, DeadMan: cfg.Fleet.DeadMan,
 		HoldCap: cfg.Fleet.Handover.HoldCap, HoldDown: cfg.Fleet.Handover.HoldDown,
-		DrainTime: cfg.Fleet.Handover.DrainTime, DrainRate: float64(cfg.Fleet.Handover.DrainRate)}
+		DrainTime: cfg.Fleet.Handover.DrainTime, DrainRate: float64(cfg.Fleet.Handover.DrainRate),
+		ShedLoad: float64(cfg.Fleet.Handover.ShedLoad) / 100, DampHalfLife: cfg.Fleet.Handover.ReturnDamping}
 	for _, a := range cfg.Fleet.Appliances {
 		c.Appliances = append(c.Appliances, ssm.Node(a.Name))
 	}

@@ -87,6 +87,7 @@ func campaignCuts(t *T, l *Lab, seed uint64) {
 			t.Check(err)
 			detection[n], heirs[n] = claim.Sub(at), heir.Name
 		}
+		c.explainSilence(1500 * time.Millisecond)
 		for _, s := range c.streams { // whoever cannot go on is found below
 			_ = waitBriefly(t, s)
 		}
@@ -245,6 +246,28 @@ func (a *Appliance) cutPower() (at, whole time.Time, err error) {
 		return at, whole, err
 	}
 	return at, whole, a.wipe()
+}
+
+// explainSilence logs what the routers know if the first stream does not flow
+// both ways within d.
+func (c *crowd) explainSilence(d time.Duration) {
+	ctx, cancel := contextOf(c.t, d)
+	defer cancel()
+	if c.streams[0].WaitReceived(ctx, 5) == nil {
+		return
+	}
+	up, _ := c.streams[0].up.rx.received()
+	down, _ := c.streams[0].down.rx.received()
+	pause(c.t, 300*time.Millisecond)
+	up2, _ := c.streams[0].up.rx.received()
+	down2, _ := c.streams[0].down.rx.received()
+	c.t.Logf("silent for %s after the claim: %d packets up, %d down in 300 ms", d, up2-up, down2-down)
+	for _, b := range c.l.routers {
+		text, err := b.command("show route all")
+		c.t.Logf("%s: %v\n%s", b.name, err, text)
+		rs, err := c.l.nodes[b.name].nl.RouteList(nil, 2)
+		c.t.Logf("%s kernel: %v %v", b.name, rs, err)
+	}
 }
 
 // waitBriefly waits until the stream flows again both ways, but not for ever.

@@ -170,7 +170,8 @@ func (c *charon) loadClient(p *ikePKI, s ConnSpec, id, local string) error {
 	}
 	lo, re := authParts(s.Cert, id, own.cert, GatewayID)
 	child := msg("remote_ts", []string{InsideNet.String()}, "esp_proposals", []string{s.esp()}, "mode", "tunnel",
-		"rekey_time", orZero(s.ChildRekey), "life_time", hardLimit(s.ChildRekey), "dpd_action", lossAction(s), "close_action", "none")
+		"rekey_time", orZero(s.ChildRekey), "life_time", hardLimit(s.ChildRekey), "rand_time", spreadOf(s.ChildRekey),
+		"dpd_action", lossAction(s), "close_action", "none")
 	if s.Window > 0 {
 		if err := child.Set("replay_window", fmt.Sprint(s.Window)); err != nil {
 			return fmt.Errorf("build connection of %s: %w", c.name, err)
@@ -179,7 +180,7 @@ func (c *charon) loadClient(p *ikePKI, s ConnSpec, id, local string) error {
 	_, err = c.command("load-conn", msg("home", msg(
 		"version", "2", "local_addrs", []string{local}, "remote_addrs", []string{VIP.String()}, "vips", []string{"0.0.0.0"},
 		"mobike", yesNo(s.Mobike), "encap", yesNo(s.Encap), "proposals", []string{ikeProposal},
-		"rekey_time", orZero(s.IKERekey), "over_time", hardLimit(s.IKERekey), "dpd_delay", orZero(s.DPD), "keyingtries", keyingTries(s),
+		"rekey_time", orZero(s.IKERekey), "over_time", hardLimit(s.IKERekey), "rand_time", spreadOf(s.IKERekey), "dpd_delay", orZero(s.DPD), "keyingtries", keyingTries(s),
 		"local", lo, "remote", re, "children", msg("net", child))))
 	return err
 }
@@ -191,6 +192,15 @@ func hardLimit(rekey string) string {
 		return "0s"
 	}
 	return "1h"
+}
+
+// spreadOf is by how much a rekey comes early at random; strongSwan takes the whole
+// time up to the hard limit otherwise.
+func spreadOf(rekey string) string {
+	if rekey == "" {
+		return "0s"
+	}
+	return "1s"
 }
 
 func lossAction(s ConnSpec) string {
