@@ -134,32 +134,51 @@ func (m Message) Encode() ([]byte, error) {
 	return b, nil
 }
 
-func (m Message) append(b []byte) ([]byte, error) {
+// Check reports why Encode would fail.
+func (m Message) Check() error {
+	if _, err := m.check(); err != nil {
+		return fmt.Errorf("encode HA %s %s: %w", m.Version, m.Type, err)
+	}
+	return nil
+}
+
+// check returns the length of the datagram.
+func (m Message) check() (n int, err error) {
 	if err := m.Version.check(); err != nil {
-		return nil, err
+		return 0, err
 	}
 	if !m.Type.Valid() {
-		return nil, fmt.Errorf("unknown message type %d", uint8(m.Type))
+		return 0, fmt.Errorf("unknown message type %d", uint8(m.Type))
 	}
-	n := 2
+	n = 2
 	for _, a := range m.Attrs {
 		n += 1 + len(a.Value)
 	}
 	if n > MaxDatagram {
-		return nil, fmt.Errorf("message has %d bytes, charon receives at most %d", n, MaxDatagram)
+		return 0, fmt.Errorf("message has %d bytes, charon receives at most %d", n, MaxDatagram)
+	}
+	for i, a := range m.Attrs {
+		if _, ok := a.Type.Number(m.Version); !ok {
+			return 0, fmt.Errorf("attribute %s (number %d in the list) does not exist in version %d", a.Type, i, uint8(m.Version))
+		}
+		if err := a.check(); err != nil {
+			return 0, fmt.Errorf("attribute %s (number %d in the list): %w", a.Type, i, err)
+		}
+	}
+	return n, nil
+}
+
+func (m Message) append(b []byte) ([]byte, error) {
+	n, err := m.check()
+	if err != nil {
+		return nil, err
 	}
 	if b == nil {
 		b = make([]byte, 0, n)
 	}
 	b = append(b, byte(m.Version), byte(m.Type))
-	for i, a := range m.Attrs {
-		num, ok := a.Type.Number(m.Version)
-		if !ok {
-			return nil, fmt.Errorf("attribute %s (number %d in the list) does not exist in version %d", a.Type, i, uint8(m.Version))
-		}
-		if err := a.check(); err != nil {
-			return nil, fmt.Errorf("attribute %s (number %d in the list): %w", a.Type, i, err)
-		}
+	for _, a := range m.Attrs {
+		num, _ := a.Type.Number(m.Version)
 		b = append(append(b, num), a.Value...)
 	}
 	return b, nil

@@ -222,7 +222,7 @@ func (r *slotRuntime) output(o session.Output) {
 }
 
 func (r *slotRuntime) publish(d *session.Document) {
-	b, err := d.EncodeSecret()
+	b, err := d.Pack()
 	if err == nil {
 		// The hash names the whole document, so that a change of what is
 		// pending reaches the shadows too.

@@ -30,7 +30,7 @@ type replicas struct {
 func newReplicas(a *Appliance) (*replicas, error) {
 	x := &replicas{a: a}
 	var err error
-	x.receiver, err = replica.NewReceiver(replica.ReceiverConfig{Self: a.cfg.Node, Sink: sink{a}, Authority: a.authority.check, PeerName: pki.PeerName, Logger: a.log})
+	x.receiver, err = replica.NewReceiver(replica.ReceiverConfig{Self: a.cfg.Node, Sink: sink{a}, Authority: a.authority.check, PeerName: pki.PeerName, Legacy: legacy, Logger: a.log})
 	if err != nil {
 		return nil, err
 	}
@@ -65,7 +65,7 @@ func (x *replicas) run(ctx context.Context) error {
 func (x *replicas) publisher(n sa.Slot, t sa.Ticket) (*replica.Publisher, error) {
 	a := x.a
 	return replica.NewPublisher(replica.PublisherConfig{
-		Slot: n, Ticket: t, Self: a.cfg.Node, Incarnation: a.incarnation, PeerName: pki.PeerName, Logger: a.log,
+		Slot: n, Ticket: t, Self: a.cfg.Node, Incarnation: a.incarnation, PeerName: pki.PeerName, Legacy: legacy, Logger: a.log,
 		TLS: func(shadow string) *tls.Config { return a.identity.ClientTLS(shadow) },
 		OnReady: func(shadow string, ready bool, reason string) {
 			a.post(ssm.EvReplica{Slot: n, Shadow: ssm.Node(shadow), Ready: ready})
@@ -77,6 +77,15 @@ func (x *replicas) publisher(n sa.Slot, t sa.Ticket) (*replica.Publisher, error)
 			}
 		},
 	})
+}
+
+// legacy is the document for appliances of replication protocol 1.
+func legacy(packed []byte) ([]byte, error) {
+	d, err := session.Unpack(packed)
+	if err != nil {
+		return nil, err
+	}
+	return d.EncodeSecret()
 }
 
 // authority says which owner may feed which twin here. The core loop writes it,
@@ -157,7 +166,7 @@ func (t *twin) apply(b replica.Batch) error {
 			feed = append(feed, t.remove(c.ID)...)
 			continue
 		}
-		d, err := session.Decode(c.Doc)
+		d, err := session.Unpack(c.Doc)
 		switch {
 		case err != nil:
 			errs = append(errs, fmt.Errorf("read session %s: %w", c.ID, err))
@@ -222,9 +231,9 @@ func (s sink) Docs(n sa.Slot) iter.Seq[replica.Change] {
 			return
 		}
 		for _, d := range docs {
-			b, err := d.EncodeSecret()
+			b, err := d.Pack()
 			if err != nil {
-				continue // a document that came in by Decode encodes
+				continue // a document that came in by Unpack packs
 			}
 			if !yield(replica.Change{Item: replica.Item{ID: d.SessionID, Hash: replica.HashOf(b)}, Doc: b}) {
 				return

@@ -116,7 +116,7 @@ func (t *twin) keep(docs []*session.Document) error {
 		return err
 	}
 	for _, d := range docs {
-		b, err := d.EncodeSecret()
+		b, err := d.Pack()
 		if err != nil {
 			return err
 		}

@@ -22,6 +22,7 @@ type FetchConfig struct {
 	Incarnation uint64
 	TLS         func(shadow string) *tls.Config
 	PeerName    PeerNameFunc // nil: the only DNS name
+	Version     uint32       // of the protocol to ask with; 0: the newest
 }
 
 // Fetch reads every session that the appliance from holds of the slot, calling
@@ -43,7 +44,10 @@ func Fetch(ctx context.Context, cfg FetchConfig, from Shadow, put func(Change) e
 	defer conn.Close()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	stream, err := peerv1.NewReplicaClient(conn).Fetch(ctx, &peerv1.FetchRequest{ProtocolVersion: ProtocolVersion,
+	if cfg.Version == 0 {
+		cfg.Version = ProtocolVersion
+	}
+	stream, err := peerv1.NewReplicaClient(conn).Fetch(ctx, &peerv1.FetchRequest{ProtocolVersion: cfg.Version,
 		Slot: uint32(cfg.Slot), Ticket: uint64(cfg.Ticket), Owner: cfg.Self, Incarnation: cfg.Incarnation})
 	if err != nil {
 		return 0, err
@@ -92,7 +96,7 @@ func (r *Receiver) Fetch(req *peerv1.FetchRequest, stream peerv1.Replica_FetchSe
 	if name, err := nameOf(stream.Context(), r.cfg.PeerName); err == nil {
 		from = name
 	}
-	if v := req.GetProtocolVersion(); v < MinProtocolVersion || v > ProtocolVersion {
+	if v := req.GetProtocolVersion(); v < MinProtocolVersion || v > ProtocolVersion || v < packedSince && r.cfg.Legacy == nil {
 		return r.refuse("greeting", from, status.Errorf(codes.InvalidArgument, "fetch with protocol version %d, spoken are %d to %d", v, MinProtocolVersion, ProtocolVersion))
 	}
 	if err := readClaim(req.GetSlot(), req.GetTicket(), req.GetOwner(), req.GetIncarnation()); err != nil {
@@ -114,6 +118,12 @@ func (r *Receiver) Fetch(req *peerv1.FetchRequest, stream peerv1.Replica_FetchSe
 	for c := range r.cfg.Sink.Docs(slot) {
 		if c.Delete {
 			continue
+		}
+		if req.ProtocolVersion < packedSince {
+			var err error
+			if c.Doc, err = r.cfg.Legacy(c.Doc); err != nil {
+				return status.Errorf(codes.Internal, "translate session %s for protocol version %d: %v", c.ID, req.ProtocolVersion, err)
+			}
 		}
 		n++
 		bytes += len(c.Doc) + len(c.ID) + 64

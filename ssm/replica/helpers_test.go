@@ -235,6 +235,7 @@ type node struct {
 	addr netip.AddrPort
 	srv  *grpc.Server
 	done chan struct{}
+	old  bool // speaks protocol version 1
 }
 
 var quiet = slog.New(slog.DiscardHandler)
@@ -284,7 +285,11 @@ func (n *node) start() {
 	if err != nil {
 		n.t.Fatal(err)
 	}
-	n.recv.Register(srv)
+	if n.old {
+		n.recv.Register(registrar{srv, n.recv})
+	} else {
+		n.recv.Register(srv)
+	}
 	n.srv, n.done = srv, make(chan struct{})
 	done := n.done
 	go func() { defer close(done); _ = srv.Serve(l) }()

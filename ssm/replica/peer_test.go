@@ -201,9 +201,9 @@ func TestGreetings(t *testing.T) {
 		edit func(*peerv1.Hello)
 	}{
 		{"", func(*peerv1.Hello) {}},
-		{"", func(h *peerv1.Hello) { h.ProtocolVersion = 2 }}, // newer, but speaks ours
+		{"", func(h *peerv1.Hello) { h.ProtocolVersion = ProtocolVersion + 1 }}, // newer, but speaks ours
 		{"owner speaks protocol versions 0 to 0", func(h *peerv1.Hello) { h.ProtocolVersion, h.MinProtocolVersion = 0, 0 }},
-		{"owner speaks protocol versions 2 to 3", func(h *peerv1.Hello) { h.ProtocolVersion, h.MinProtocolVersion = 3, 2 }},
+		{"owner speaks protocol versions 3 to 4", func(h *peerv1.Hello) { h.ProtocolVersion, h.MinProtocolVersion = 4, 3 }},
 		{"owner speaks protocol versions 2 to 1", func(h *peerv1.Hello) { h.MinProtocolVersion = 2 }},
 		{"slot 0", func(h *peerv1.Hello) { h.Slot = 0 }},
 		{"slot 65537", func(h *peerv1.Hello) { h.Slot = 65537 }},

@@ -27,6 +27,10 @@ type PublisherConfig struct {
 	TLS func(shadow string) *tls.Config
 	// PeerName reads the name of the other end; nil: the only DNS name.
 	PeerName PeerNameFunc
+	// Legacy turns a document that was put into the one for a shadow of protocol
+	// version 1, during an upgrade of the fleet; nil refuses such shadows. Hashes
+	// stay those that were put.
+	Legacy func(doc []byte) ([]byte, error)
 	// Select says whether a session goes to a shadow; nil: all do. It is called
 	// with the Publisher locked and must not call it back.
 	Select func(id, shadow string) bool

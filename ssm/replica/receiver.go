@@ -25,7 +25,10 @@ type ReceiverConfig struct {
 	Authority func(slot sa.Slot, owner string, ticket sa.Ticket) error
 	// PeerName reads the name of the other end; nil: the only DNS name.
 	PeerName PeerNameFunc
-	Logger   *slog.Logger // nil: slog.Default
+	// Legacy turns a document of the Sink into one for a fetch by an appliance of
+	// protocol version 1; nil refuses it.
+	Legacy func(doc []byte) ([]byte, error)
+	Logger *slog.Logger // nil: slog.Default
 }
 
 // Receiver is the shadow's side of every stream to this appliance.

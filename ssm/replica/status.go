@@ -25,6 +25,7 @@ type ShadowStatus struct {
 	Repairs     uint64        // of them because the digests differed
 	Connects    uint64        // streams that got past the greeting
 	Bytes       uint64        // of documents and names sent
+	Version     uint32        // of the protocol, spoken on this stream or the last; 0 for never
 	Superseded  sa.Ticket     // a higher ticket this shadow knows of, 0 for none
 }
 
@@ -40,7 +41,7 @@ func (p *Publisher) Status() []ShadowStatus {
 			Name: sh.name, Connected: sh.phase != phaseDown, Reason: sh.reason(now, p.cfg.MaxLag),
 			Lag: c.pending, LastAck: sh.lastAck, DigestEqual: sh.digest == digestEqual, SampleAge: -1,
 			Sessions: c.sessions, Snapshots: c.snapshots, Repairs: c.repairs, Connects: sh.connects,
-			Bytes: sh.bytes, Superseded: sh.superseded,
+			Bytes: sh.bytes, Version: sh.version, Superseded: sh.superseded,
 		}
 		s.Ready = s.Reason == ""
 		if !c.behind.IsZero() {

@@ -69,6 +69,7 @@ type shadow struct {
 	bytes      uint64
 	superseded sa.Ticket
 
+	version    uint32    // spoken on this stream
 	ticket     sa.Ticket // in the greeting
 	begun      bool      // SnapshotBegin was sent
 	strays     []string  // to be deleted first
@@ -263,6 +264,8 @@ func (sh *shadow) greet(stream peerv1.Replica_ShadowClient) error {
 	}
 	if v := ack.ProtocolVersion; v < MinProtocolVersion || v > ProtocolVersion {
 		return fmt.Errorf("shadow wants protocol version %d, spoken are %d to %d", v, MinProtocolVersion, ProtocolVersion)
+	} else if v < packedSince && cfg.Legacy == nil {
+		return fmt.Errorf("shadow speaks protocol version %d, documents for it cannot be made", v)
 	}
 	name, err := nameOf(stream.Context(), cfg.PeerName)
 	if err != nil {
@@ -282,6 +285,7 @@ func (sh *shadow) welcome(ack *peerv1.HelloAck, now time.Time) error {
 		return errRemoved
 	}
 	sh.connects++
+	sh.version = ack.ProtocolVersion
 	resumed := ack.Epoch == sh.p.epoch && sh.p.state.resume(sh.cursor, ack.Seq, now)
 	sh.phase = phaseList
 	if resumed {
@@ -301,6 +305,9 @@ func (sh *shadow) send(ctx context.Context, stream peerv1.Replica_ShadowClient) 
 			return err
 		}
 		if m != nil {
+			if err := sh.translate(m); err != nil {
+				return err
+			}
 			if err := stream.Send(m); err != nil {
 				return err
 			}
@@ -314,6 +321,24 @@ func (sh *shadow) send(ctx context.Context, stream peerv1.Replica_ShadowClient) 
 		case <-timer.C:
 		}
 	}
+}
+
+// translate makes the documents of m those of the stream's protocol version.
+func (sh *shadow) translate(m *peerv1.ToShadow) error {
+	if sh.version >= packedSince {
+		return nil
+	}
+	for _, c := range m.GetChanges().GetChanges() {
+		if c.Delete {
+			continue
+		}
+		doc, err := sh.p.cfg.Legacy(c.Doc)
+		if err != nil {
+			return fmt.Errorf("translate session %s for protocol version %d: %w", c.Id, sh.version, err)
+		}
+		c.Doc = doc
+	}
+	return nil
 }
 
 // next decides what to send: a message, or nothing for at most wait.

@@ -15,9 +15,11 @@ import (
 
 const (
 	// ProtocolVersion is the newest version of the stream that is spoken;
-	// MinProtocolVersion the oldest.
-	ProtocolVersion    = 1
+	// MinProtocolVersion the oldest. Documents are packed since version 2, JSON
+	// in version 1; everything else is the same.
+	ProtocolVersion    = 2
 	MinProtocolVersion = 1
+	packedSince        = 2
 
 	// MaxDoc bounds one session document, MaxID one session's name, in octets.
 	MaxDoc = 1 << 20

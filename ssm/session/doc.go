@@ -58,4 +58,5 @@
 //
 // json.Marshal of a Document redacts every secret and such a document is
 // refused by Decode; EncodeSecret is the lossless form.
+// Pack and Unpack are the same in fewer octets, for other appliances.
 package session

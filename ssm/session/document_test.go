@@ -18,7 +18,7 @@ import (
 var update = flag.Bool("update", false, "rewrite golden files")
 
 // goldenDoc is a session with an ancestor, two children and a pending exchange.
-func goldenDoc(t *testing.T) *Document {
+func goldenDoc(t testing.TB) *Document {
 	w := newOwner(t)
 	w.Ledger = New(testSlot, WithTier(func(connection, identity string) string {
 		if connection == "rw" && identity == "c1@example" {

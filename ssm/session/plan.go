@@ -20,6 +20,9 @@ func (p *plan) say(t charon.MsgType, as Attrs) { p.out = append(p.out, as.messag
 // of the live generation, because children are installed with the addresses of
 // the IKE_SA they hang on, and those of ancestors may be out of date.
 func (p *plan) want(g *Generation) Attrs {
+	if g == p.doc.Live() {
+		return g.Update // shared with the document
+	}
 	return g.Update.merge(p.doc.Live().Update.addrs())
 }
 

@@ -60,7 +60,7 @@ func (d *Document) validate() error {
 func (e Effect) validate() (sa.IKEID, error) {
 	m := e.Message()
 	m.Version = charon.V5 // has every attribute
-	if _, err := m.Encode(); err != nil {
+	if err := m.Check(); err != nil {
 		return sa.IKEID{}, err
 	}
 	ref, err := m.SA()
