@@ -68,6 +68,10 @@ type Latch struct {
 	Limit  string // name of the limit: "disk.smart_passed"
 	Detail string
 	Since  time.Time
+	// Redundant says that a healthy part stands in for this one: then the
+	// limit asks for degraded only.
+	Redundant bool
+	Boot      bool // a reboot clears it
 }
 
 // Silence is a source that does not say what it should. It lowers Confidence.
@@ -82,11 +86,14 @@ type Silence struct {
 // Assessment is what the predictor thinks at one moment.
 type Assessment struct {
 	At  time.Time
-	R30 float64 // probability of failing within 30 days
+	R30 float64 // probability of failing within 30 days, with what drives of this age do anyway
+	E30 float64 // the part of it that rests on evidence; the state follows this one
 	R1h float64 // probability of failing within the hour
 	// Raw is the state that the figures alone would give; State is the one
 	// after hysteresis, dwell, dampening and the fleet guard.
 	Raw, State State
+	Why        string // what holds State where it is, in words
+	Next       *Outlook
 	Causes     []Cause   // largest share first, both horizons
 	Limits     []Latch   // oldest first
 	Silent     []Silence // sources that are missing
@@ -94,4 +101,11 @@ type Assessment struct {
 	// TimeToFailure is the median of the predicted time, 0 when the risk is
 	// too small for one to be named.
 	TimeToFailure time.Duration
+}
+
+// Outlook is what happens next if nothing new is seen.
+type Outlook struct {
+	State State
+	At    time.Time
+	Why   string
 }

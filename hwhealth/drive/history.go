@@ -135,3 +135,22 @@ func (h *History) NewestGrowth() (float64, bool) {
 	}
 	return at, at > never
 }
+
+// Shift moves the history by so many hours and makes them the drive's age: the
+// power-on hours became known after the first reading.
+func (h *History) Shift(hours float64) {
+	h.AgeKnow = true
+	move := func(t *float64) {
+		if *t > never {
+			*t = math.Max(*t+hours, never)
+		}
+	}
+	move(&h.At)
+	for i := range h.Columns {
+		c := &h.Columns[i]
+		move(&c.GrewAt)
+		if c.Nonzero == watched {
+			move(&c.Since)
+		}
+	}
+}
