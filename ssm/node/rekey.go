@@ -17,9 +17,9 @@ const (
 	rekeyDelay = 5 * time.Second
 	// rekeyBatch paces the look at charon's SAs, which costs it time by their
 	// number.
-	rekeyBatch = 2 * time.Second
-	// rekeyMost bounds a batch: 25 exchanges a second leave charon's threads and
-	// the clients' answers room.
+	rekeyBatch = time.Second
+	// rekeyMost bounds a batch: that many exchanges a second leave charon's threads
+	// and the clients' answers room.
 	rekeyMost = 50
 	// rekeyPause keeps rekeys away from a move that waits for quiet.
 	rekeyPause = 15 * time.Second
@@ -109,10 +109,21 @@ func later(a, b time.Time) time.Time {
 	return b
 }
 
+// rekeySpread is the time over which a slot's children are rekeyed. Activation
+// starts the DPD timers of all IKE_SAs at once, so those of idle clients would all
+// fire dpd_delay later, and again and again; an exchange of each session before
+// that moves its timer to a moment of its own.
+func rekeySpread(configured, dpd time.Duration) time.Duration {
+	if configured == 0 || dpd == 0 {
+		return configured
+	}
+	return min(configured, max(dpd-rekeyDelay-rekeyBatch, rekeyBatch))
+}
+
 // planTakenOver begins the gradual rekey of a slot that was taken over. The IKE
 // plane may lag: nothing waits for it.
 func (r *slotRuntime) planTakenOver() {
-	spread := r.a.cfg.Fleet.Handover.RekeySpread
+	spread := rekeySpread(r.a.cfg.Fleet.Handover.RekeySpread, r.a.conns.ShortestDPD())
 	if spread == 0 {
 		return
 	}

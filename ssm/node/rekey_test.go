@@ -75,6 +75,20 @@ func TestRekeyBatchIsBounded(t *testing.T) {
 	}
 }
 
+func TestRekeySpreadKeepsAheadOfDPD(t *testing.T) {
+	for _, x := range []struct{ configured, dpd, want time.Duration }{
+		{10 * time.Minute, 0, 10 * time.Minute},
+		{10 * time.Minute, 30 * time.Second, 24 * time.Second},
+		{10 * time.Second, 30 * time.Second, 10 * time.Second},
+		{10 * time.Minute, 2 * time.Second, time.Second},
+		{0, 30 * time.Second, 0},
+	} {
+		if got := rekeySpread(x.configured, x.dpd); got != x.want {
+			t.Errorf("rekey_spread %s, dpd_delay %s: %s, want %s", x.configured, x.dpd, got, x.want)
+		}
+	}
+}
+
 // The child whose blocks run out comes first, whatever its age.
 func TestWornChildrenFirst(t *testing.T) {
 	now := time.Unix(1000, 0)

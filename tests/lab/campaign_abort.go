@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"sync"
 	"syscall"
 	"time"
 
@@ -120,7 +119,7 @@ func disturb(t *T, l *Lab, s *attached, victim int, p abortPhase) string {
 	sc := scene(t, l, s, name, func(o *Observation) {
 		dctx, stop := context.WithTimeout(ctx, 30*time.Second)
 		defer stop()
-		var once sync.Once
+		dead := false // the victim is chosen: who moves on instead is another
 		reached := make(chan error, 1)
 		done := make(chan struct{})
 		go func() {
@@ -128,13 +127,15 @@ func disturb(t *T, l *Lab, s *attached, victim int, p abortPhase) string {
 			// The drain may end, fail with its victim, or go on.
 			_, _ = c.owner.Drain(dctx, func(x *v1.DrainProgress) {
 				o.Mark(time.Now(), x.Phase)
-				if to, ok := strings.CutPrefix(x.Message, "move to "); ok && x.Slot == s.slot {
+				if to, ok := strings.CutPrefix(x.Message, "move to "); ok && x.Slot == s.slot && !dead {
 					if a := l.Appliance(to); a != nil {
 						c.target = a
 					}
 				}
-				if x.Phase == p.name && (x.Slot == s.slot) == p.move && !x.Warning {
-					once.Do(func() { o.Fault(time.Now(), name); reached <- v.kill(c) })
+				if x.Phase == p.name && (x.Slot == s.slot) == p.move && !x.Warning && !dead {
+					dead = true
+					o.Fault(time.Now(), name)
+					reached <- v.kill(c)
 				}
 			})
 		}()
