@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -41,6 +42,7 @@ type capture struct {
 	done chan struct{}
 
 	mu  sync.Mutex
+	own []netip.Addr // the client's addresses, former ones too
 	acc IKEAccount
 	err error
 }
@@ -64,8 +66,8 @@ func startCapture(ns *Netns, dev string, own netip.Addr) (*capture, error) {
 		unix.Close(fd)
 		return nil, fmt.Errorf("set up packet socket in %s: %w", ns.Name, err)
 	}
-	c := &capture{f: os.NewFile(uintptr(fd), "ike-capture"), done: make(chan struct{})}
-	go c.run(own)
+	c := &capture{f: os.NewFile(uintptr(fd), "ike-capture"), done: make(chan struct{}), own: []netip.Addr{own}}
+	go c.run()
 	return c, nil
 }
 
@@ -89,7 +91,7 @@ func setupCapture(fd, ifindex int) error {
 }
 
 // run reads until close.
-func (c *capture) run(own netip.Addr) {
+func (c *capture) run() {
 	defer close(c.done)
 	b := make([]byte, 65536)
 	for {
@@ -107,12 +109,20 @@ func (c *capture) run(own netip.Addr) {
 			return
 		}
 		if m, src, _, ok := parseIKE(b[:n]); ok {
-			m.At, m.FromClient = time.Now(), src == own
+			m.At = time.Now()
 			c.mu.Lock()
+			m.FromClient = slices.Contains(c.own, src)
 			c.acc.add(m)
 			c.mu.Unlock()
 		}
 	}
+}
+
+// also counts packets of a as the client's.
+func (c *capture) also(a netip.Addr) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.own = append(c.own, a)
 }
 
 func (c *capture) account() (*IKEAccount, error) {
