@@ -75,10 +75,12 @@ var victims = []struct {
 }
 
 func init() {
+	o := fleetOptions(ConnSpec{})
+	o.BFD = patientBFD
 	for i := range victims {
 		Register(Scenario{
 			Name: "campaign-abort-" + victims[i].name, Doc: "a drain is disturbed in every phase: " + victims[i].name + " dies",
-			Need: fleetNeed, Options: fleetOptions(ConnSpec{}), Timeout: 9 * time.Minute, Bench: true,
+			Need: fleetNeed, Options: o, Timeout: 9 * time.Minute, Bench: true,
 			Run: func(t *T, l *Lab) { campaignAbort(t, l, i) },
 		})
 	}

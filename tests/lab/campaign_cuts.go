@@ -20,9 +20,14 @@ const (
 	cutsEach = 10
 )
 
+// patientBFD is for campaigns whose faults take the carrier away, which routers see
+// at once: there BFD only notices what the guest's one processor did not get done.
+var patientBFD = BFD{Interval: 100 * time.Millisecond, Multiplier: 10}
+
 func init() {
 	for part := 1; part <= cutParts; part++ {
 		o := fleetOptions(ConnSpec{})
+		o.BFD = patientBFD
 		for i := range 6 {
 			c := ClientSpec{Router: 1 + i%2}
 			switch i {

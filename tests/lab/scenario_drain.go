@@ -155,11 +155,15 @@ func checkDrain(t *T, a *Appliance, acc *v1.DrainAccount) {
 // Drain drains the appliance and returns the account. Progress goes to step, which
 // may be nil.
 func (a *Appliance) Drain(ctx context.Context, step func(*v1.DrainProgress)) (*v1.DrainAccount, error) {
+	return a.drain(ctx, &v1.DrainRequest{Appliance: a.Name, Reason: "lab"}, step)
+}
+
+func (a *Appliance) drain(ctx context.Context, req *v1.DrainRequest, step func(*v1.DrainProgress)) (*v1.DrainAccount, error) {
 	c, err := a.drains()
 	if err != nil {
 		return nil, err
 	}
-	st, err := c.Drain(ctx, &v1.DrainRequest{Appliance: a.Name, Reason: "lab"})
+	st, err := c.Drain(ctx, req)
 	for err == nil {
 		var r *v1.DrainResponse
 		if r, err = st.Recv(); err != nil {
