@@ -116,14 +116,24 @@ func (c *Core) tickMove(s *slot) {
 			c.abort(s, why)
 		}
 	case phaseTake:
-		if late {
+		switch {
+		case late:
 			c.abort(s, string(m.to)+" did not answer")
+			return
+		case c.vanished(m.to):
+			c.abort(s, string(m.to)+" went silent")
 			return
 		}
 		c.send(m.to, Message{Kind: KindTake, Slot: s.cfg.Slot, Move: m.id, Hold: m.hold, Owner: c.cfg.Self, Ticket: s.ticket})
 	case phaseFlip:
-		if late {
+		switch {
+		case late:
 			c.abort(s, string(m.to)+" did not claim")
+			return
+		case c.vanished(m.to):
+			// Packets lead to it: each moment of waiting costs them. If it lives and has
+			// claimed behind a broken link, the higher ticket wins as after patience.
+			c.abort(s, string(m.to)+" went silent before it claimed")
 			return
 		}
 		c.send(m.to, Message{Kind: KindFlipped, Slot: s.cfg.Slot, Move: m.id, Owner: c.cfg.Self})
@@ -144,6 +154,9 @@ func (c *Core) tickMove(s *slot) {
 		c.send(m.to, Message{Kind: KindDrained, Slot: s.cfg.Slot, Move: m.id})
 	}
 }
+
+// vanished reports whether nobody hears n any more.
+func (c *Core) vanished(n Node) bool { return c.suspected(n) && c.hearer(n) == "" }
 
 // notPrepared returns what is missing before slot s can go to m.to.
 func (c *Core) notPrepared(s *slot, m *move) string {

@@ -48,6 +48,7 @@ func campaignTakeover(t *T, l *Lab, spread bool) {
 		t.Check(err)
 		before[x.Name] = sa.Installed()[0].Out
 	}
+	c.since = time.Now()
 	_, err = victim.PowerCut()
 	t.Check(err)
 	for n := range slots {
