@@ -41,6 +41,7 @@ type Config struct {
 	// Inside are the interfaces towards the protected network.
 	Inside []string
 	BGP    BGP
+	Health Health
 	// Fleet is the same on every appliance; Fleet.Digest proves it.
 	Fleet Fleet
 }

@@ -91,6 +91,12 @@ func TestExampleTellsDefaults(t *testing.T) {
 	}
 }
 
+func TestDefaultHealthIsTheTextsDefault(t *testing.T) {
+	if got := mustParse(t, Example()).Health; got != DefaultHealth() {
+		t.Errorf("the text's default is %+v, DefaultHealth %+v", got, DefaultHealth())
+	}
+}
+
 func TestMarshalRoundTrip(t *testing.T) {
 	c := mustParse(t, Example())
 	c.Metrics = netip.MustParseAddrPort("[::1]:9501")
@@ -253,6 +259,9 @@ var wrongs = []wrong{
 	{"bgp local address is the peer", "local_address: 203.0.113.2 ", "local_address: 203.0.113.1 "},
 	{"bgp hold time", "role: inside", "role: inside\n      hold_time: 1s"},
 	{"bgp hold time in fractions", "role: inside", "role: inside\n      hold_time: 3500ms"},
+	{"health risk", "node: ams\n", "node: ams\nhealth:\n  watch: {month: 120}\n"},
+	{"health risks out of order", "node: ams\n", "node: ams\nhealth:\n  degraded: {hour: 9}\n"},
+	{"health speed", "node: ams\n", "node: ams\nhealth:\n  speed: 0\n"},
 	{"bfd multiplier", "multiplier: 3", "multiplier: 1"},
 	{"several mistakes", "node: ams\n", "node: nyc\nlog: {format: xml}\nnetns_prefix: SC\n"},
 }

@@ -29,6 +29,7 @@ var defaults = map[reflect.Type]section{
 		"pki":            section{},
 		"bgp":            section{},
 		"fleet":          section{},
+		"health":         section{},
 	},
 	reflect.TypeFor[rawLog]():       {"level": "info", "format": "text"},
 	reflect.TypeFor[rawPKI]():       {"ca": pkiDir + "/ca.crt"},
@@ -38,7 +39,10 @@ var defaults = map[reflect.Type]section{
 	reflect.TypeFor[rawHandover]():  {"hold_cap": "100ms", "drain_time": "1m", "drain_rate": 60, "stop_drain": "0s", "rekey_spread": "10m", "shed_load": 85, "return_damping": "15m", "hold_down": "2m"},
 	reflect.TypeFor[rawBGP]():       {"listen_port": 179, "med_base": 100},
 	reflect.TypeFor[rawPeer]():      {"bfd": section{}, "ttl_security": false, "hold_time": "90s"},
-	reflect.TypeFor[rawBFD]():       {"enabled": true, "interval": "100ms", "multiplier": 3},
+	reflect.TypeFor[rawHealth](): {"enabled": true, "sys": "/sys", "proc": "/proc", "dev": "/dev", "speed": 1.0,
+		"watch": section{}, "degraded": section{}, "draining": section{}, "withdraw": section{}, "hold": section{}},
+	reflect.TypeFor[rawHold](): {"month": "168h", "hour": "15m"},
+	reflect.TypeFor[rawBFD]():  {"enabled": true, "interval": "100ms", "multiplier": 3},
 }
 
 // withDefaults returns the section of type t with the missing keys filled in.

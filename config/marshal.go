@@ -32,7 +32,8 @@ func (c *Config) raw() *rawConfig {
 		Log:     rawLog{Level: levelText(c.Log.Level), Format: c.Log.Format},
 		PKI:     rawPKI(c.PKI),
 		Uplinks: c.Uplinks, Inside: c.Inside,
-		BGP: rawBGP{ASN: int(c.BGP.ASN), RouterID: addrText(c.BGP.RouterID), ListenPort: int(c.BGP.ListenPort), MEDBase: int(c.BGP.MEDBase)},
+		Health: c.Health.raw(),
+		BGP:    rawBGP{ASN: int(c.BGP.ASN), RouterID: addrText(c.BGP.RouterID), ListenPort: int(c.BGP.ListenPort), MEDBase: int(c.BGP.MEDBase)},
 		Fleet: rawFleet{
 			Registrars: c.Fleet.Registrars,
 			Probe:      rawProbe{Interval: duration(short(c.Fleet.Probe.Interval)), Lost: c.Fleet.Probe.Lost},

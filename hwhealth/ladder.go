@@ -224,3 +224,7 @@ func later(a, b time.Time) time.Time {
 	}
 	return b
 }
+
+// Wants is the state that the predictions of both horizons ask for, with
+// hysteresis and before the fleet guard.
+func (l *Ladder) Wants() State { return max(l.Slow.State, l.Fast.State) }

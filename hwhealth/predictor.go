@@ -423,3 +423,20 @@ func (c Cause) weight() float64 {
 	}
 	return c.Hazard / .06
 }
+
+// Readings are the newest values of all signals, by device and signal.
+func (p *Predictor) Readings() []Sample {
+	var out []Sample
+	for _, k := range sortedKeys(p.devices) {
+		d := p.devices[k]
+		for _, sig := range sortedKeys(d.Tracks) {
+			t := d.Tracks[sig]
+			if t.Seen == 0 || t.Missing {
+				continue
+			}
+			info, _ := Info(sig)
+			out = append(out, Sample{Source: t.Source, Device: d.Device, Signal: sig, Kind: t.Kind, Unit: info.Unit, Value: t.Value, At: t.At})
+		}
+	}
+	return out
+}

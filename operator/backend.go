@@ -21,6 +21,7 @@ type Backend struct {
 	Drains   DrainSource
 
 	UpgradeLock UpgradeLockSource
+	Health      HealthSource
 }
 
 // StatusSource knows the appliance and its neighbours.

@@ -128,6 +128,7 @@ type (
 		// operator's and maintenance may withdraw the last announcement.
 		Hard bool
 		Risk float64 // SourceHealth: probability of failure within an hour, 0..1
+		Wish *Wish   // SourceHealth: what the prediction asks for; nil if nothing
 		// Drain names the drain that this begins in reports; 0 lets the core choose.
 		Drain uint64
 	}

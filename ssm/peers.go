@@ -22,6 +22,7 @@ type peer struct {
 	hears       []Node
 	slots       map[sa.Slot]SlotReport
 	standing    Standing
+	wish        *Wish
 	level       Level
 	risk, load  float64
 	sessions    int
@@ -95,7 +96,7 @@ func (c *Core) onReport(from Node, p *peer, r Report) {
 		c.probeAt = c.now
 	}
 	p.heard, p.spoke, p.suspect, p.hears = c.now, c.now, false, r.Hears
-	p.standing, p.level, p.risk, p.load, p.sessions = r.Standing, r.Level, r.Risk, r.Load, r.Sessions
+	p.standing, p.level, p.risk, p.load, p.sessions, p.wish = r.Standing, r.Level, r.Risk, r.Load, r.Sessions, r.Wish
 	for _, sr := range r.Slots {
 		s := c.slots[sr.Slot]
 		if s == nil {
@@ -166,7 +167,7 @@ func (c *Core) hearer(n Node) Node {
 // probe sends a report to everyone.
 func (c *Core) probe() {
 	r := Report{Incarnation: c.cfg.Incarnation, Hears: []Node{}, Standing: c.fit.worst.Standing, Risk: round3(c.fit.risk), Load: round3(c.fit.load),
-		Sessions: c.fit.sessions}
+		Sessions: c.fit.sessions, Wish: c.fit.wish}
 	if c.announced != nil {
 		r.Level = c.announced.Level
 	}

@@ -92,6 +92,7 @@ type fitness struct {
 	since    time.Time  // of worst.Standing
 	deadline time.Time  // the earliest of those as bad as worst; zero: none
 	risk     float64    // as told by SourceHealth
+	wish     *Wish      // the same
 	load     float64    // share of the capacity in use, 1 is full
 	sessions int
 	bySlot   map[sa.Slot]int
@@ -112,7 +113,7 @@ func (c *Core) onStanding(e EvStanding) {
 	}
 	was := f.worst
 	if e.Source == SourceHealth {
-		f.risk = e.Risk
+		f.risk, f.wish = e.Risk, e.Wish
 	}
 	if e.Standing == StandingNormal {
 		delete(f.by, e.Source)

@@ -147,6 +147,18 @@ type Report struct {
 	Risk     float64  `json:"rk,omitempty"` // of a failure within an hour, 0..1
 	Load     float64  `json:"ld,omitempty"` // share of its capacity in use
 	Sessions int      `json:"ss,omitempty"` // owned
+	// Wish is what the sender's prediction asks for, for the fleet guard.
+	Wish *Wish `json:"wi,omitempty"`
+}
+
+// Wish is what a prediction asks for. It is no standing yet: the fleet guard
+// of every appliance weighs its own wish against those of the others.
+type Wish struct {
+	Standing Standing      `json:"s"`
+	Cause    string        `json:"c,omitempty"` // signal of the first cause
+	For      time.Duration `json:"f,omitempty"` // for how long it has asked
+	Asks     bool          `json:"a,omitempty"` // for the lease to drain
+	Holds    bool          `json:"h,omitempty"` // the lease
 }
 
 // SlotReport is one slot as the sender of a Report sees it.

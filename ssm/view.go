@@ -39,6 +39,7 @@ type PeerView struct {
 	Level       Level
 	Risk, Load  float64
 	Sessions    int
+	Wish        *Wish // what its prediction asks for
 }
 
 // SlotView is one slot.
@@ -81,7 +82,7 @@ func (c *Core) View() View {
 	}
 	for _, n := range c.cfg.Appliances {
 		if p := c.peers[n]; p != nil {
-			v.Peers = append(v.Peers, PeerView{n, p.heard, p.suspect, p.routeLost, p.incarnation, p.standing, p.level, p.risk, p.load, p.sessions})
+			v.Peers = append(v.Peers, PeerView{n, p.heard, p.suspect, p.routeLost, p.incarnation, p.standing, p.level, p.risk, p.load, p.sessions, p.wish})
 		}
 	}
 	for _, n := range c.order {

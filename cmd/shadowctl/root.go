@@ -70,7 +70,7 @@ Exit code: 0 done, 1 failed, 2 the command line makes no sense.`,
 	root.AddCommand(
 		statusCommand(a), slotCommand(a), sessionCommand(a), handoverCommand(a), drainCommand(a), undrainCommand(a), upgradeLockCommand(a),
 		eventsCommand(a), peersCommand(a), bgpCommand(a), configCommand(a), pkiCommand(a),
-		hwhealthCommand(a),
+		healthCommand(a), hwhealthCommand(a),
 	)
 	for _, group := range root.Commands() {
 		strictArgs(group)
@@ -81,7 +81,7 @@ Exit code: 0 done, 1 failed, 2 the command line makes no sense.`,
 
 // strictArgs makes wrong arguments usage errors, and a bare noun one too.
 func strictArgs(cmd *cobra.Command) {
-	if cmd.HasSubCommands() {
+	if cmd.HasSubCommands() && cmd.RunE == nil {
 		cmd.Args, cmd.RunE = group(cmd)
 	} else if check := cmd.Args; check != nil {
 		cmd.Args = func(cmd *cobra.Command, args []string) error {

@@ -68,6 +68,7 @@ type Appliance struct {
 	slots       map[sa.Slot]*slotRuntime
 	hitsSeen    map[sa.Slot]uint64
 	upgradeLock *upgradeLock
+	health      *monitor
 
 	incarnation uint64
 	onReady     func()
@@ -108,6 +109,7 @@ func New(cfg *config.Config, version string, log *slog.Logger) (*Appliance, erro
 		return nil, err
 	}
 	a.upgradeLock = newUpgradeLock(a)
+	a.health = newMonitor(a)
 	a.steering = newSteering(a)
 	a.authority = newAuthority(a)
 	if a.routes, err = newRoutes(a); err != nil {
@@ -205,6 +207,9 @@ func (a *Appliance) Run(ctx context.Context) error {
 	g.Go(func() error { return a.routes.run(gctx) })
 	g.Go(func() error { return a.serveOperator(gctx) })
 	g.Go(func() error { return a.watchFitness(gctx) })
+	if a.cfg.Health.Enabled {
+		g.Go(func() error { return a.health.run(gctx) })
+	}
 	if a.routes.speaker != nil {
 		g.Go(func() error { return a.routes.speaker.Run(gctx) })
 	}
