@@ -40,7 +40,7 @@ func (b backend) Appliance(ctx context.Context) (*v1.Appliance, error) {
 	}
 	out := &v1.Appliance{Name: a.cfg.Node, Site: a.self().Site, Version: a.version, Boot: uintText(a.incarnation),
 		Started: timestamppb.New(a.started), Uptime: durationpb.New(time.Since(a.started)), Shadowing: a.cfg.Shadowing,
-		FleetDigest: a.cfg.Fleet.Digest()}
+		FleetDigest: a.cfg.Fleet.Digest(), Draining: v.Standing >= ssm.StandingDraining}
 	for _, s := range v.Slots {
 		switch s.Role {
 		case ssm.RoleOwner, ssm.RoleResuming:
@@ -63,7 +63,7 @@ func (b backend) Peers(ctx context.Context) ([]*v1.Peer, error) {
 	for _, p := range v.Peers {
 		cfg := a.appliance(string(p.Node))
 		x := &v1.Peer{Name: cfg.Name, Site: cfg.Site, Address: cfg.Address.String(), Boot: uintText(p.Incarnation), State: v1.PeerState_PEER_STATE_UP,
-			ProtocolVersion: uint32(replica.ProtocolVersion)}
+			ProtocolVersion: uint32(replica.ProtocolVersion), Draining: p.Standing >= ssm.StandingDraining}
 		switch {
 		case p.Heard.IsZero():
 			x.State, x.Reason = v1.PeerState_PEER_STATE_DOWN, "never heard"

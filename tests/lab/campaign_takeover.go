@@ -21,6 +21,7 @@ func init() {
 			name, doc = name+"-control", "the same without gradual rekeys, for comparison: DPD storms"
 		}
 		o := fleetOptions(ConnSpec{DPD: takeoverDPD.String()})
+		o.BFD = patientBFD
 		for i := range takeoverClients {
 			o.Clients = append(o.Clients, ClientSpec{Router: 1 + i%2})
 		}
