@@ -4,10 +4,12 @@ SUDO    := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 BIN     := bin
 OUT     := out
 FUZZ    ?= 10s
+SEEDS   ?= 10000
+FROM    ?= 1
 # The lab boots kernels and charons; two at a time would fight for the cores.
 TESTFLAGS ?=
 
-.PHONY: deps build generate test unit race lab lint fuzz bench bench-hwhealth demo campaign clean
+.PHONY: deps build generate test unit race lab lint fuzz sim sim-mutants bench bench-hwhealth demo campaign clean
 
 deps: ## install what Debian must provide, leaving no service running
 	$(SUDO) sh scripts/deps.sh
@@ -31,6 +33,12 @@ lint: ## gofmt, vet, staticcheck
 	@fmt=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$fmt" ] || { echo "gofmt: $$fmt"; exit 1; }
 	$(GO) vet ./...
 	$(GO) tool staticcheck ./...
+
+sim: ## SEEDS runs of the simulator from seed FROM
+	$(GO) run ./tests/sim -from $(FROM) -runs $(SEEDS)
+
+sim-mutants: ## broken cores, each of which the simulator must catch
+	$(GO) run ./tests/sim -mutants
 
 fuzz: ## every fuzz target for FUZZ (default 10s) each
 	@sh scripts/fuzz.sh $(FUZZ)

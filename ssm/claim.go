@@ -1,6 +1,7 @@
 package ssm
 
 import (
+	"cmp"
 	"fmt"
 	"time"
 
@@ -46,8 +47,8 @@ func (c *Core) heardAll() bool {
 }
 
 func (c *Core) tickNone(s *slot) {
-	if !c.member(s) || s.rebuildAfter {
-		return
+	if !c.member(s) || s.rebuildAfter || !s.found {
+		return // a slot that may still be active must not become a shadow
 	}
 	c.buildAgain(s)
 	if s.owner != "" && s.owner != c.cfg.Self {
@@ -64,7 +65,7 @@ func (c *Core) tickNone(s *slot) {
 // shadow makes this appliance a shadow of s, with an empty twin.
 func (c *Core) shadow(s *slot) {
 	s.role, s.up, s.ready, s.reason = RoleShadow, false, false, "twin is being built"
-	s.armed, s.granted = 0, 0
+	s.armed, s.granted, s.seen = 0, 0, 0
 	s.evidence, s.unheard, s.orphan = time.Time{}, false, time.Time{}
 	c.emit(ActRemember{Slot: s.cfg.Slot, Role: s.role})
 	c.emit(ActShadow{Slot: s.cfg.Slot, Owner: s.owner, Ticket: s.ticket, Keep: s.keepTwin})
@@ -112,7 +113,7 @@ func (c *Core) tickShadow(s *slot) {
 // undeliverable or the liveness route gone, and nobody may hear the owner.
 func (c *Core) ownerGone(s *slot) (string, time.Time) {
 	p := c.peers[s.owner]
-	if p == nil {
+	if p == nil || c.now.Before(c.listenUntil) {
 		return "", time.Time{}
 	}
 	if !s.orphan.IsZero() && !p.suspect && c.now.Sub(s.orphan) > orphanPatience {
@@ -133,14 +134,22 @@ func (c *Core) ownerGone(s *slot) (string, time.Time) {
 	return "", time.Time{}
 }
 
-// before counts the living shadows that may claim before this one: the fitter,
-// and among equals those with a lower ticket. Where two disagree about who is
-// fit both may claim, and the higher ticket wins as always.
+// before counts the living shadows that may claim before this one: those that
+// have more of what the owner told, then the fitter, and among equals those with a
+// lower ticket. Where two disagree both may claim, and the higher ticket wins as
+// always.
 func (c *Core) before(s *slot) int {
 	n, own := 0, c.rank(c.cfg.Self)
 	for _, o := range c.armedShadows(s) {
-		r := c.rank(o)
-		if o != s.owner && (r < own || r == own && c.peers[o].slots[s.cfg.Slot].Armed < s.armed) {
+		if o == s.owner {
+			continue
+		}
+		t := c.peers[o].slots[s.cfg.Slot]
+		seen := uint64(0)
+		if t.OwnerTicket == s.ticket {
+			seen = t.Seen
+		}
+		if cmp.Or(cmp.Compare(s.seen, seen), cmp.Compare(c.rank(o), own), cmp.Compare(t.Armed, s.armed)) < 0 {
 			n++
 		}
 	}
@@ -194,7 +203,7 @@ func (c *Core) onClaim(s *slot, owner Node, t sa.Ticket) {
 		return
 	}
 	was, old := s.role, s.owner
-	s.ticket, s.owner, s.since = t, owner, c.now
+	s.ticket, s.owner, s.since, s.seen = t, owner, c.now, 0
 	s.evidence, s.unheard, s.orphan, s.yieldTo = time.Time{}, false, time.Time{}, ""
 	c.voidTickets(s)
 	c.probeAt = c.now
@@ -243,7 +252,7 @@ func (c *Core) passivated(s *slot) {
 }
 
 func (c *Core) slotDown(s *slot, why string) {
-	s.up, s.ready, s.reason = false, false, why
+	s.up, s.ready, s.reason, s.found = false, false, why, true
 	s.armed, s.granted = 0, 0
 	s.retryAt = c.now.Add(buildEvery)
 	c.report(ActReport{Slot: s.cfg.Slot, Kind: "down", Warn: true, Text: "the slot cannot run here", Reason: why})
@@ -264,10 +273,12 @@ func (c *Core) buildAgain(s *slot) {
 
 // adopted runs once after a restart of the daemon that found the slot active.
 func (c *Core) adopted(s *slot, t sa.Ticket) {
-	s.up, s.owner, s.ticket, s.since = true, c.cfg.Self, t, c.now
+	owner, claimed := s.owner, s.ticket
+	s.up, s.found, s.owner, s.ticket, s.since = true, true, c.cfg.Self, t, c.now
 	s.floor = max(s.floor, t)
 	s.role, s.resumeFrom, s.resumeAt = RoleResuming, c.now, c.now.Add(c.cfg.ResumeGrace)
 	c.report(ActReport{Slot: s.cfg.Slot, Kind: "adopted", Text: "found the slot active, listening for a higher claim", Reason: "the daemon was restarted"})
+	c.onClaim(s, owner, claimed) // heard before the shell knew
 }
 
 // charonDied: a dead charon is an outage for UDP-encapsulated clients, so a
@@ -357,10 +368,7 @@ func (c *Core) tickOwner(s *slot) {
 		c.report(ActReport{Slot: s.cfg.Slot, Kind: "move", Warn: true, Text: "charon is activated without word from the old owner"})
 		c.emit(ActActivate{Slot: s.cfg.Slot})
 	}
-	if s.renewAbove >= s.ticket && s.renewAbove != 0 && s.granted == 0 {
-		s.floor = max(s.floor, s.renewAbove)
-		c.request(s)
-	}
+	c.tickRenew(s)
 	if s.move != nil {
 		c.tickMove(s)
 		return

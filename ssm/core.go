@@ -16,7 +16,9 @@ type Core struct {
 	started time.Time
 	tick    time.Time // of the last EvTick
 	probeAt time.Time
-	rotate  int // where the next report starts among the less urgent slots
+	// listenUntil: nothing is claimed before, because this process stood still.
+	listenUntil time.Time
+	rotate      int // where the next report starts among the less urgent slots
 
 	peers map[Node]*peer
 	slots map[sa.Slot]*slot
@@ -38,12 +40,14 @@ type slot struct {
 	cfg    SlotConfig
 	role   Role
 	up     bool      // namespace and charon run here
+	found  bool      // the shell has said what an earlier daemon left
 	owner  Node      // by the highest claim seen
 	ticket sa.Ticket // of that claim
 	since  time.Time // of that claim
 
 	// As a shadow.
 	armed        sa.Ticket // may claim with it: granted and preset
+	seen         uint64    // the owner's last change that the twin here has
 	granted      sa.Ticket // granted, preset not confirmed yet
 	floor        sa.Ticket // the next ticket must lie above
 	requested    time.Time
@@ -66,6 +70,7 @@ type slot struct {
 	replicas   map[Node]bool
 	held       map[Node]heldTicket // the last ticket each member reported
 	renewAbove sa.Ticket           // a higher ticket was lost before it was used
+	renewing   time.Time           // since when shadows are armed above the one granted for it
 	lowest     sa.Ticket
 	move       *move
 	yieldTo    Node
@@ -148,7 +153,7 @@ func (c *Core) onSlotEvent(ev Event) {
 	case EvUndeliverable:
 		c.with(e.Slot, func(s *slot) { s.unheard = s.role == RoleShadow && c.suspected(s.owner) })
 	case EvSlotUp:
-		c.with(e.Slot, func(s *slot) { s.up = true })
+		c.with(e.Slot, func(s *slot) { s.up, s.found = true, true })
 	case EvSlotDown:
 		c.with(e.Slot, func(s *slot) { c.slotDown(s, e.Reason) })
 	case EvAdopted:
@@ -161,6 +166,12 @@ func (c *Core) onSlotEvent(ev Event) {
 		c.with(e.Slot, func(s *slot) { c.refed(s, e.Err) })
 	case EvTwin:
 		c.with(e.Slot, func(s *slot) { s.ready, s.reason = e.Ready, e.Reason })
+	case EvSeen:
+		c.with(e.Slot, func(s *slot) {
+			if e.Ticket == s.ticket {
+				s.seen = max(s.seen, e.Seen)
+			}
+		})
 	case EvPreset:
 		c.with(e.Slot, func(s *slot) { c.preset(s, e.Ticket) })
 	case EvReplica:
@@ -231,9 +242,11 @@ func (c *Core) onMessage(from Node, m Message) {
 }
 
 func (c *Core) onTick() {
-	gap := c.now.Sub(c.tick)
-	if !c.tick.IsZero() && gap > c.cfg.DeadMan*3/4 {
-		c.thaw(gap)
+	if gap := c.now.Sub(c.tick); !c.tick.IsZero() {
+		c.stoodStill(gap)
+		if gap > c.cfg.DeadMan*3/4 {
+			c.thaw(gap)
+		}
 	}
 	c.tick = c.now
 	c.suspect()
@@ -248,14 +261,28 @@ func (c *Core) onTick() {
 	}
 }
 
+// stoodStill runs when ticks were missing: others' probes may wait in our socket.
+// Their silence counts only while this process runs, so that an appliance that is
+// starved of its processor suspects nobody for it.
+func (c *Core) stoodStill(gap time.Duration) {
+	missed := gap - c.cfg.ProbeInterval
+	if missed <= c.cfg.ProbeInterval {
+		return
+	}
+	for _, p := range c.peers {
+		if !p.suspect && !p.heard.IsZero() {
+			p.heard = p.heard.Add(min(missed, c.now.Sub(p.heard)))
+		}
+	}
+	if gap > c.bound() {
+		// What was known of the others is as old: hear them before claiming.
+		c.listenUntil = c.now.Add(c.bound())
+	}
+}
+
 // thaw runs when this process did not run for a while: fences that have a
 // deadline closed by themselves and somebody may have claimed. Listen first.
 func (c *Core) thaw(gap time.Duration) {
-	for _, p := range c.peers {
-		if !p.suspect {
-			p.heard = c.now
-		}
-	}
 	for _, n := range c.order {
 		s := c.slots[n]
 		switch s.role {

@@ -59,6 +59,13 @@ type (
 		Ready  bool
 		Reason string
 	}
+	// EvSeen says that the twin here has everything up to the owner's change
+	// Seen under Ticket: of two shadows the one with more of it claims first.
+	EvSeen struct {
+		Slot   sa.Slot
+		Ticket sa.Ticket
+		Seen   uint64
+	}
 	// EvPreset says that every outbound SA of the twin starts in the block of
 	// Ticket and that later ones will.
 	EvPreset struct {
@@ -160,6 +167,7 @@ func (EvCharonDied) event()    {}
 func (EvRefed) event()         {}
 func (EvTwin) event()          {}
 func (EvPreset) event()        {}
+func (EvSeen) event()          {}
 func (EvReplica) event()       {}
 func (EvIssued) event()        {}
 func (EvMove) event()          {}

@@ -191,6 +191,9 @@ func round3(x float64) float64 { return math.Round(x*1000) / 1000 }
 
 func (c *Core) slotReport(s *slot) SlotReport {
 	r := SlotReport{Slot: s.cfg.Slot, Owner: s.owner, OwnerTicket: s.ticket, Armed: s.armed, Ready: s.ready && s.role == RoleShadow, Up: s.up, RTT: s.rtt}
+	if s.role == RoleShadow {
+		r.Seen = s.seen
+	}
 	if s.owner == c.cfg.Self && !c.holds(s) {
 		r.Owner = "" // an earlier life held it
 	}

@@ -81,15 +81,50 @@ func (c *Core) onGrant(s *slot, m Message) {
 		return
 	}
 	switch {
-	case s.role == RoleShadow && s.up, s.role == RoleOwner && s.renewAbove != 0:
+	case s.role == RoleShadow && s.up:
 		s.granted = m.Ticket
 		s.floor = m.Ticket
 		c.emit(ActPreset{Slot: s.cfg.Slot, Ticket: m.Ticket})
+	case s.role == RoleOwner && s.renewAbove != 0 && s.granted == 0:
+		s.granted, s.renewing = m.Ticket, c.now
+		s.floor = m.Ticket
+		c.tickRenew(s)
 	case s.role == RoleNone && c.mayFound(s):
 		s.floor = m.Ticket
 		s.armed = m.Ticket
 		c.claim(s, "nobody held the slot", 0, false)
 	}
+}
+
+// tickRenew moves an owner above a ticket that was lost before it was used. Once it
+// sends in the new block a shadow with a lower ticket must not claim: its numbers
+// would lie behind what the client has seen. So the shadows are armed anew first;
+// one that does not answer for a while cannot hold up the others' protection.
+func (c *Core) tickRenew(s *slot) {
+	switch {
+	case s.renewAbove == 0 || s.renewAbove < s.ticket:
+		return
+	case s.granted == 0:
+		s.floor = max(s.floor, s.renewAbove)
+		c.request(s)
+		return
+	case s.renewing.IsZero():
+		return // being preset
+	}
+	if c.now.Sub(s.renewing) <= rearmPatience {
+		waiting := false
+		for _, n := range c.shadowsOf(s) {
+			if r := c.peers[n].slots[s.cfg.Slot]; c.alive(n) && r.Armed != 0 && r.Armed < s.granted {
+				c.send(n, Message{Kind: KindRearm, Slot: s.cfg.Slot, Ticket: s.granted})
+				waiting = true
+			}
+		}
+		if waiting {
+			return
+		}
+	}
+	s.renewing = time.Time{}
+	c.emit(ActPreset{Slot: s.cfg.Slot, Ticket: s.granted})
 }
 
 // preset runs when the sequence numbers of ticket t are written.

@@ -169,7 +169,10 @@ type SlotReport struct {
 	// Armed is the ticket that the sender holds for a takeover, 0 if none.
 	Armed sa.Ticket `json:"a,omitempty"`
 	Ready bool      `json:"r,omitempty"` // the sender's twin is complete
-	Up    bool      `json:"u,omitempty"` // the sender's charon of the slot runs
+	// Seen is the owner's last change, under OwnerTicket, that the sender's twin
+	// has.
+	Seen uint64 `json:"q,omitempty"`
+	Up   bool   `json:"u,omitempty"` // the sender's charon of the slot runs
 	// RTT is the sender's round-trip time to clients of the slot, 0 unknown.
 	RTT time.Duration `json:"l,omitempty"`
 }

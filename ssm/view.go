@@ -125,3 +125,23 @@ func (c *Core) Unheard() []sa.Slot {
 	}
 	return out
 }
+
+// Alone reports whether no other appliance is heard. What clients seem to do then
+// may be our own link: an owner that is cut off must not end their sessions for
+// those that serve them meanwhile.
+func (c *Core) Alone() bool {
+	for n := range c.peers {
+		if c.alive(n) {
+			return false
+		}
+	}
+	return len(c.peers) > 0
+}
+
+// Role returns what this appliance is to slot n.
+func (c *Core) Role(n sa.Slot) Role {
+	if s := c.slots[n]; s != nil {
+		return s.role
+	}
+	return RoleNone
+}

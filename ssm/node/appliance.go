@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -71,6 +72,7 @@ type Appliance struct {
 	health      *monitor
 
 	incarnation uint64
+	alone       atomic.Bool // the core hears no other appliance
 	onReady     func()
 }
 
@@ -295,7 +297,10 @@ func (a *Appliance) loop(ctx context.Context) error {
 	}
 }
 
-func (a *Appliance) step(ev ssm.Event) { a.execute(a.core.Step(ev, time.Now())) }
+func (a *Appliance) step(ev ssm.Event) {
+	a.execute(a.core.Step(ev, time.Now()))
+	a.alone.Store(a.core.Alone())
+}
 
 // post hands a fact to the core loop.
 func (a *Appliance) post(ev ssm.Event) {

@@ -192,9 +192,10 @@ func (r *slotRuntime) output(o session.Output) {
 	for _, c := range o.Changes {
 		if c.Kind == session.Delete {
 			r.log.Info("session ended", "session", c.ID, "suspect", c.Suspect)
-			if c.Suspect {
+			if c.Suspect || r.a.alone.Load() {
 				// It may be a false takeover's view of a client that is well
-				// (rule 15): the shadows keep the session for now.
+				// (rule 15), or that of an appliance which is cut off: the
+				// shadows keep the session for now.
 				r.suspects[c.ID] = time.Now()
 				continue
 			}

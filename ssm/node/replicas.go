@@ -184,6 +184,9 @@ func (t *twin) apply(b replica.Batch) error {
 	if b.Replay {
 		errs = append(errs, t.replay(b.Samples))
 	}
+	if b.Upto > 0 {
+		t.r.a.post(ssm.EvSeen{Slot: t.r.n, Ticket: b.Ticket, Seen: b.Upto})
+	}
 	return errors.Join(errs...)
 }
 

@@ -51,7 +51,7 @@ func (in *inbound) handle(m *peerv1.ToShadow) error {
 			break
 		}
 		in.snapshot, in.last = false, k.SnapshotEnd.GetSeq()
-		return in.apply(Batch{Boundary: SnapshotEnd}, &pending{boundary: SnapshotEnd, upto: in.last})
+		return in.apply(Batch{Boundary: SnapshotEnd, Upto: in.last}, &pending{boundary: SnapshotEnd, upto: in.last})
 	case *peerv1.ToShadow_DigestRequest:
 		return in.digest(k.DigestRequest.GetNumber())
 	case *peerv1.ToShadow_InventoryRequest:
@@ -78,6 +78,9 @@ func (in *inbound) changes(m *peerv1.Changes) error {
 		return nil
 	}
 	b := Batch{Changes: make([]Change, len(m.Changes))}
+	if !in.snapshot {
+		b.Upto = m.Upto
+	}
 	for i, x := range m.Changes {
 		c, err := readChange(x)
 		if err != nil {

@@ -126,6 +126,9 @@ type Batch struct {
 	Samples  []Sample
 	Sampled  time.Time // when, on the local clock
 	Boundary Boundary
+	// Upto is the owner's change up to which the shadow is complete once this
+	// batch is in place; 0 where a batch does not move it.
+	Upto uint64
 }
 
 // Sink is where a Receiver puts what it is sent.

@@ -16,6 +16,7 @@ import (
 
 const usage = `usage: summary [all]
        summary unit [PACKAGE...]           unit tests, with the race detector
+       summary sim [RUNS]                  seeded runs of the simulator (default 10000)
        summary lab [SCENARIO...]           lab scenarios
        summary fuzz [TIME [PACKAGE...]]    fuzz targets, each for TIME (default 3s)
        summary bench [TIME [PACKAGE...]]   benchmarks, each for TIME (default 100ms)
@@ -27,6 +28,9 @@ The last line on stdout is "N passed, N failed, N skipped"; the exit status is 0
 when nothing failed and something passed. GO names the go command, TESTFLAGS is
 added to 'go test', FUZZ is the time of each target in 'all' (0: none).
 `
+
+// simRuns is how many runs of the simulator are played by default.
+const simRuns = "10000"
 
 var errUsage = errors.New("command line makes no sense")
 
@@ -84,9 +88,14 @@ func run(ctx context.Context, args []string, out io.Writer) (ok bool, err error)
 		if len(args) > 0 {
 			return false, errUsage
 		}
-		err = errors.Join(r.unit(nil), r.fuzz(cmp.Or(os.Getenv("FUZZ"), "3s"), nil), r.lab(nil))
+		err = errors.Join(r.unit(nil), r.sim(simRuns), r.fuzz(cmp.Or(os.Getenv("FUZZ"), "3s"), nil), r.lab(nil))
 	case "unit":
 		err = r.unit(args)
+	case "sim":
+		if len(args) > 1 {
+			return false, errUsage
+		}
+		err = r.sim(cmp.Or(strings.Join(args, ""), simRuns))
 	case "lab":
 		err = r.lab(args)
 	case "fuzz":

@@ -1,0 +1,188 @@
+package sim
+
+import (
+	"slices"
+	"time"
+
+	"github.com/shadowcast/shadowcast/sa"
+	"github.com/shadowcast/shadowcast/ssm"
+)
+
+// session is one IKE_SA with its children, as its client knows it.
+type session struct {
+	id       int
+	slot     sa.Slot
+	children []*child
+	rev      int
+	deleted  bool
+	lost     bool // by a takeover that did not have it yet
+	revived  bool // by a takeover that nobody could tell of its end
+	// acked are the twins (by node and incarnation) that hold it.
+	acked map[holder]bool
+	// buried are those that have been told of its end.
+	buried map[holder]bool
+}
+
+type holder struct {
+	node  ssm.Node
+	inc   uint64
+	build uint64
+}
+
+// child is one CHILD_SA of a session, one direction of which we send in.
+type child struct {
+	birth  sa.Birth
+	blocks map[uint64]tenure // who sent in which block
+}
+
+// revision is a session as one appliance knows it.
+type revision struct {
+	rev      int
+	children []*child
+}
+
+// truth is everything that is known about a slot from outside.
+type truth struct {
+	slot     sa.Slot
+	sessions []*session
+	tickets  map[sa.Ticket]tenure // who has claimed with which
+	highest  sa.Ticket            // ever claimed
+}
+
+// clientEvery is how often clients do something.
+const clientEvery = 60 * time.Millisecond
+
+// maxSessions of a slot at one time.
+const maxSessions = 5
+
+// clients connect, rekey and leave, at whoever serves their slot. Of two owners it
+// is the one with the higher ticket, in whose block they have seen numbers.
+func (w *World) clients() {
+	w.after(clientEvery, w.clients)
+	for _, n := range w.nodes {
+		if !n.machine {
+			continue
+		}
+		for _, sc := range w.cfg.Slots {
+			s := n.shells[sc.Slot]
+			s.sends() // also where the daemon is dead or frozen
+			s.despairs()
+		}
+	}
+	if w.now > w.plan.Span+settleTime/2 {
+		return // a quiet end, for the last comparison
+	}
+	for _, sc := range w.cfg.Slots {
+		t := w.slots[sc.Slot]
+		var at *shell
+		for _, n := range w.nodes {
+			if n.daemon && !n.frozen {
+				if s := n.shells[sc.Slot]; s.mode == owning && s.isOpen() && s.charon && (at == nil || s.ticket > at.ticket) {
+					at = s
+				}
+			}
+		}
+		if at == nil || at.ticket < t.highest || at.moving() {
+			continue
+		}
+		switch w.rng.Intn(12) {
+		case 0:
+			if len(at.docs) < maxSessions {
+				w.lastID++
+				x := &session{id: w.lastID, slot: sc.Slot, acked: map[holder]bool{}, buried: map[holder]bool{}}
+				t.sessions = append(t.sessions, x)
+				at.newChild(x)
+				at.publish(x)
+			}
+		case 1:
+			if x := at.pick(); x != nil { // the old child goes with the new one's birth
+				at.newChild(x)
+				if len(x.children) > 2 {
+					x.children = slices.Delete(x.children, 0, 1)
+				}
+				at.publish(x)
+			}
+		case 2:
+			if x := at.pick(); x != nil && w.rng.Intn(3) == 0 {
+				x.deleted = true
+				at.forget(x)
+			}
+		}
+	}
+}
+
+// moving reports whether a move has come so far that new clients go elsewhere. An
+// exchange that a client begins just then is not part of the model.
+func (s *shell) moving() bool {
+	for _, v := range s.n.core.View().Slots {
+		if v.Slot == s.slot {
+			return v.MovePhase != "" && v.MovePhase != "prepare"
+		}
+	}
+	return false
+}
+
+// despairAfter is what DPD takes to give a client up, far less than a real one's.
+const despairAfter = 1500 * time.Millisecond
+
+// despairs: an owner that was overtaken and reaches nobody hears no client either.
+// Its charon deletes their sessions one by one; nobody may believe it.
+func (s *shell) despairs() {
+	w := s.n.w
+	if s.mode != owning || !s.n.ready() || s.ticket >= w.slots[s.slot].highest || w.rng.Intn(4) != 0 {
+		return
+	}
+	for _, o := range w.nodes {
+		if o != s.n && w.connected(s.n, o) {
+			s.alone = 0
+			return
+		}
+	}
+	if s.alone == 0 {
+		s.alone = w.now
+	}
+	if w.now-s.alone < despairAfter {
+		return
+	}
+	if x := s.pick(); x != nil && !s.n.core.Alone() {
+		s.forget(x)
+	}
+}
+
+func (s *shell) forget(x *session) {
+	delete(s.docs, x)
+	s.version++
+	s.install()
+}
+
+// sorted lists what this shell holds, in an order that the run repeats.
+func (s *shell) sorted() []*session {
+	out := make([]*session, 0, len(s.docs))
+	for x := range s.docs {
+		out = append(out, x)
+	}
+	slices.SortFunc(out, func(a, b *session) int { return a.id - b.id })
+	return out
+}
+
+// pick chooses a session that this owner serves.
+func (s *shell) pick() *session {
+	all := s.sorted()
+	if len(all) == 0 {
+		return nil
+	}
+	return all[s.n.w.rng.Intn(len(all))]
+}
+
+func (s *shell) newChild(x *session) {
+	c := &child{birth: sa.Birth{Base: sa.BaseFor(s.ticket, s.lowest), Tenure: s.ticket}, blocks: map[uint64]tenure{}}
+	x.children = append(slices.Clone(x.children), c)
+	s.kernel[c] = &sadb{by: s.tenure(s.ticket), block: 0, placed: true}
+}
+
+func (s *shell) publish(x *session) {
+	x.rev++
+	s.docs[x] = revision{x.rev, slices.Clone(x.children)}
+	s.version++
+	s.install()
+}

@@ -1,0 +1,135 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+)
+
+// mutant is one way to build the fleet wrongly: a change of the sources that the
+// search must notice. It exists in an overlay of the build only.
+type mutant struct {
+	name     string
+	file     string // below the module
+	old, new string
+}
+
+var mutants = []mutant{
+	{name: "the lowest ticket wins", file: "ssm/claim.go",
+		old: "case t < s.ticket || t == 0 || owner == \"\":", new: "case s.ticket != 0 && t > s.ticket || t == 0 || owner == \"\":"},
+	{name: "a ticket is issued again after a reboot with lost memory", file: "ssm/tickets.go",
+		old: "k := grantKey{s.cfg.Slot, from, m.Incarnation}\n\tif t := c.registrar.grants[k]; t > m.Ticket {", new: "k := grantKey{s.cfg.Slot, from, 0}\n\tif t := c.registrar.grants[grantKey{s.cfg.Slot, from, m.Incarnation - 1}]; t > 0 {\n\t\tc.grant(s, from, m.Incarnation, t)\n\t\treturn\n\t}\n\tif t := c.registrar.grants[k]; t > m.Ticket {"},
+	{name: "two lineages issue in one partition", file: "ssm/tickets.go",
+		old: "\tif c.cfg.Registrar == c.cfg.Self {\n\t\tc.onRequest(s, c.cfg.Self, m)\n\t\treturn\n\t}\n\tc.send(c.cfg.Registrar, m)\n}\n\nfunc (c *Core) onRequest(s *slot, from Node, m Message) {\n\tif c.cfg.Registrar != c.cfg.Self {",
+		new: "\tif c.cfg.Registrar == c.cfg.Self || c.suspected(c.cfg.Registrar) {\n\t\tc.onRequest(s, c.cfg.Self, m)\n\t\treturn\n\t}\n\tc.send(c.cfg.Registrar, m)\n}\n\nfunc (c *Core) onRequest(s *slot, from Node, m Message) {\n\tif false {"},
+	{name: "claim on lost probes alone", file: "ssm/claim.go", old: "case p.routeLost:", new: "case true:"},
+	{name: "a claim spends no ticket below it", file: "ssm/tickets.go", old: "if s.armed != 0 && s.armed <= s.ticket {", new: "if false {"},
+	{name: "an overtaken owner keeps its fence open", file: "ssm/claim.go", old: "func (c *Core) lose(s *slot, why string) {\n\tc.closeFence(s)", new: "func (c *Core) lose(s *slot, why string) {"},
+	{name: "the target of a move that was given up keeps its fence open", file: "ssm/move.go", old: "func (c *Core) stopTaking(s *slot, why string) {\n\tc.closeFence(s)", new: "func (c *Core) stopTaking(s *slot, why string) {"},
+	{name: "a higher ticket that was lost is forgotten", file: "ssm/peers.go", old: "if ok && s.role == RoleOwner && h.ticket > s.ticket {", new: "if false && ok && h.ticket > 0 {"},
+	{name: "an owner renews its ticket before its shadows are armed above", file: "ssm/tickets.go", old: "if c.now.Sub(s.renewing) <= rearmPatience {", new: "if false {"},
+	{name: "a process that stood still believes its own silence", file: "ssm/core.go", old: "if missed <= c.cfg.ProbeInterval {", new: "if true {"},
+	{name: "a restarted daemon makes a shadow of a slot that is active", file: "ssm/claim.go", old: "|| s.rebuildAfter || !s.found {", new: "|| s.rebuildAfter {"},
+	{name: "a shadow that knows less claims first", file: "ssm/claim.go", old: "cmp.Or(cmp.Compare(s.seen, seen), cmp.Compare", new: "cmp.Or(cmp.Compare(seen, s.seen), cmp.Compare"},
+	{name: "the last announcer withdraws on a prediction", file: "ssm/standing.go", old: "func (c *Core) mayLeave() bool {", new: "func (c *Core) mayLeave() bool {\n\tif true {\n\t\treturn true\n\t}"},
+	{name: "probes repeat no claims", file: "ssm/peers.go", old: "if sr.Owner != \"\" {", new: "if false {"},
+	{name: "a dead owner's shadows wait for a tombstone of its probes", file: "ssm/claim.go", old: "if s.armed == 0 {\n\t\treturn\n\t}\n\twait :=", new: "if s.armed == 0 || c.now.Sub(last) < 3*time.Second {\n\t\treturn\n\t}\n\twait :="},
+	{name: "no owner filter", file: "ssm/sim/replicate.go", old: "return s.mode == twin && s.charon && from == s.master && ticket >= uint64(s.under)", new: "return s.mode == twin && s.charon"},
+	{name: "preset forgotten on re-install", file: "ssm/sim/shell.go", old: "\t\t\t\t\ts.place(c, k, s.preset)", new: "\t\t\t\t\tk.by, k.placed = s.tenure(s.preset), true"},
+	{name: "an SA sends before it is in its block", file: "ssm/sim/shell.go", old: "k := &sadb{}", new: "k := &sadb{by: s.tenure(s.ticket), placed: true}"},
+	{name: "a snapshot brings deleted sessions back", file: "ssm/sim/replicate.go", old: "\ts.docs = maps.Clone(docs)\n", new: "\ts.docs = maps.Clone(docs)\n\tfor x, r := range was {\n\t\tif x.deleted {\n\t\t\ts.docs[x] = r\n\t\t}\n\t}\n"},
+	{name: "a rebuilt twin says that it is complete before the snapshot", file: "ssm/sim/shell.go", old: "ready := s.mode == twin && s.charon && s.whole", new: "ready := s.mode == twin && s.charon"},
+}
+
+// playMutants builds each mutant and searches until it is caught.
+func playMutants(out io.Writer, runs int64, workers int) error {
+	root, err := moduleRoot()
+	if err != nil {
+		return err
+	}
+	dir, err := os.MkdirTemp("", "shadowcast-mutants")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	var missed []string
+	for i, m := range mutants {
+		how, err := m.play(root, filepath.Join(dir, fmt.Sprint(i)), runs, workers)
+		if err != nil {
+			return fmt.Errorf("mutant %q: %w", m.name, err)
+		}
+		if how == "" {
+			missed = append(missed, m.name)
+			how = "NOT CAUGHT"
+		}
+		fmt.Fprintf(out, "%-66s %s\n", m.name, how)
+	}
+	fmt.Fprintf(out, "mutants: %d built, %d caught\n", len(mutants), len(mutants)-len(missed))
+	if len(missed) > 0 {
+		return fmt.Errorf("not caught in %d runs: %s", runs, strings.Join(missed, "; "))
+	}
+	return nil
+}
+
+// patched is the mutated source.
+func (m mutant) patched(root string) (string, error) {
+	b, err := os.ReadFile(filepath.Join(root, m.file))
+	if err != nil {
+		return "", err
+	}
+	if n := strings.Count(string(b), m.old); n != 1 {
+		return "", fmt.Errorf("%s contains the text to change %d times, want once", m.file, n)
+	}
+	return strings.Replace(string(b), m.old, m.new, 1), nil
+}
+
+var found = regexp.MustCompile(`(?m)^VIOLATION seed (\d+): (.*)$`)
+
+// play returns how the mutant was caught, "" if it was not.
+func (m mutant) play(root, dir string, runs int64, workers int) (string, error) {
+	text, err := m.patched(root)
+	if err != nil {
+		return "", err
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return "", err
+	}
+	src, overlay, bin := filepath.Join(dir, "mutant.go"), filepath.Join(dir, "overlay.json"), filepath.Join(dir, "sim")
+	spec, err := json.Marshal(map[string]any{"Replace": map[string]string{filepath.Join(root, m.file): src}})
+	if err != nil {
+		return "", err
+	}
+	if err := errors.Join(os.WriteFile(src, []byte(text), 0o600), os.WriteFile(overlay, spec, 0o600)); err != nil {
+		return "", err
+	}
+	build := exec.Command("go", "build", "-overlay", overlay, "-o", bin, "./tests/sim")
+	build.Dir = root
+	if b, err := build.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("build: %w\n%s", err, b)
+	}
+	b, err := exec.Command(bin, "-first", "-runs", fmt.Sprint(runs), "-workers", fmt.Sprint(workers), "-brief").CombinedOutput()
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		return "", err
+	}
+	x := found.FindSubmatch(b)
+	if x == nil {
+		return "", nil
+	}
+	return fmt.Sprintf("seed %s: %s", x[1], x[2]), nil
+}
+
+// moduleRoot is the directory of go.mod above the working directory.
+func moduleRoot() (string, error) {
+	b, err := exec.Command("go", "env", "GOMOD").Output()
+	if err != nil {
+		return "", fmt.Errorf("find the module: %w", err)
+	}
+	return filepath.Dir(strings.TrimSpace(string(b))), nil
+}
