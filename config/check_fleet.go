@@ -43,6 +43,10 @@ func (c *collector) fleet(r *rawFleet) Fleet {
 		c.addf("fleet.dead_man", "%v; want at least %v, four times fleet.probe.interval, or fences close between two refreshes", f.DeadMan, least)
 	}
 	c.addresses(&f)
+	f.ShadowSets = c.shadowSets(&r.ShadowSets)
+	if len(c.problems) == 0 {
+		f.selectShadows()
+	}
 	return f
 }
 
@@ -153,15 +157,16 @@ func (c *collector) slots(raw []rawSlot, appliances []string) []Slot {
 		if len(r.Shadows) > maxShadows {
 			c.addf(path+".shadows", "%d shadows; want at most %d", len(r.Shadows), maxShadows)
 		}
-		c.members(path+".shadows", r.Shadows, appliances)
+		c.members(path+".shadows", []string(r.Shadows), appliances)
 		if j := slices.Index(r.Shadows, r.Home); j >= 0 {
 			c.addf(at(path+".shadows", j), "%s is the home of the slot; want another appliance", r.Home)
 		}
 		out = append(out, Slot{
-			Number:  sa.Slot(r.Number),
-			Home:    r.Home,
-			Shadows: nilIfEmpty(r.Shadows),
-			Pools:   c.pools(path+".pools", r.Pools),
+			Number:   sa.Slot(r.Number),
+			Home:     r.Home,
+			Shadows:  nilIfEmpty(r.Shadows),
+			Selected: r.Shadows == nil,
+			Pools:    c.pools(path+".pools", r.Pools),
 		})
 	}
 	c.disjointPools(out)

@@ -63,6 +63,7 @@ type Fleet struct {
 	// Registrars are the 1, 3 or 5 appliances that keep the ticket log.
 	Registrars []string
 	Slots      []Slot
+	ShadowSets ShadowSets
 	Probe      Probe
 	Handover   Handover
 	// DeadMan is how long the fence of an active slot that has a ready shadow
@@ -107,6 +108,9 @@ type Slot struct {
 	// Shadows keep twins of the slot, the first one claims first. Empty means
 	// that the slot dies with its owner.
 	Shadows []string
+	// Selected says that Shadows were chosen by package shadowset from the fleet
+	// section, because the text names none.
+	Selected bool
 	// Pools hold the clients' inner addresses, at most one prefix of a family.
 	Pools []netip.Prefix
 }

@@ -47,7 +47,8 @@ func (c *Config) raw() *rawConfig {
 				ShedLoad:      c.Fleet.Handover.ShedLoad,
 				ReturnDamping: duration(short(c.Fleet.Handover.ReturnDamping)),
 			},
-			DeadMan: duration(short(c.Fleet.DeadMan)),
+			ShadowSets: rawShadowSets(c.Fleet.ShadowSets),
+			DeadMan:    duration(short(c.Fleet.DeadMan)),
 		},
 	}
 	if c.Metrics.IsValid() {
@@ -70,7 +71,10 @@ func (c *Config) raw() *rawConfig {
 		r.Fleet.VIPs = append(r.Fleet.VIPs, v.String())
 	}
 	for _, s := range c.Fleet.Slots {
-		rs := rawSlot{Number: int(s.Number), Home: s.Home, Shadows: s.Shadows}
+		rs := rawSlot{Number: int(s.Number), Home: s.Home}
+		if !s.Selected {
+			rs.Shadows = append(pinned{}, s.Shadows...)
+		}
 		for _, p := range s.Pools {
 			rs.Pools = append(rs.Pools, p.String())
 		}

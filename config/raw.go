@@ -45,6 +45,7 @@ type rawFleet struct {
 	VIPs       []string       `yaml:"vips"`
 	Registrars []string       `yaml:"registrars"`
 	Slots      []rawSlot      `yaml:"slots"`
+	ShadowSets rawShadowSets  `yaml:"shadow_sets"`
 	Probe      rawProbe       `yaml:"probe"`
 	Handover   rawHandover    `yaml:"handover"`
 	DeadMan    duration       `yaml:"dead_man"`
@@ -73,8 +74,23 @@ type rawLabels struct {
 type rawSlot struct {
 	Number  int      `yaml:"number"`
 	Home    string   `yaml:"home"`
-	Shadows []string `yaml:"shadows,omitempty"`
+	Shadows pinned   `yaml:"shadows,omitempty"`
 	Pools   []string `yaml:"pools"`
+}
+
+// pinned are names of shadows; nil, which is not written, leaves the choice to
+// shadowcast, an empty list means none.
+type pinned []string
+
+// IsZero tells the YAML encoder what omitempty leaves out.
+func (p pinned) IsZero() bool { return p == nil }
+
+type rawShadowSets struct {
+	Size       int     `yaml:"size"`
+	Dispersion float64 `yaml:"dispersion"`
+	Load       float64 `yaml:"load"`
+	Latency    float64 `yaml:"latency"`
+	Margin     float64 `yaml:"margin"`
 }
 
 type rawProbe struct {
