@@ -188,7 +188,7 @@ func TestDrainSurvivesDeaths(t *testing.T) {
 					f.run(3 * time.Second)
 					f.partition([]Node{target}, false)
 				}
-				got := f.owner(1)
+				var got []Node
 				for range 28 {
 					f.untilDrain("n0", 500*time.Millisecond, func(r ActReport) bool { return false })
 					check(t, f)

@@ -53,19 +53,6 @@ func (b *batch) counter(d hwhealth.Device, sig hwhealth.Signal, dir sysfs.Dir, p
 	}
 }
 
-// flag adds the 0 or 1 in a file, under the rule of counter.
-func (b *batch) flag(d hwhealth.Device, sig hwhealth.Signal, dir sysfs.Dir, parts ...string) {
-	v, err := dir.Int(parts...)
-	switch {
-	case err == nil && (v == 0 || v == 1):
-		b.put(d, sig, float64(v))
-	case err == nil:
-		b.missing(d, sig, "%s: %d is neither 0 nor 1", dir.Path(parts...), v)
-	case !sysfs.Absent(err):
-		b.missing(d, sig, "%v", err)
-	}
-}
-
 // sum adds the sum of several totals of which at least one is offered. One
 // that cannot be read makes the sum missing: part of a total looks like a reset.
 func (b *batch) sum(d hwhealth.Device, sig hwhealth.Signal, dir sysfs.Dir, names ...string) {

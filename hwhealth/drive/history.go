@@ -123,9 +123,6 @@ func (c *column) observe(t, v float64) {
 	c.Peak = math.Max(c.Peak, v)
 }
 
-// grewWithin reports whether c grew within the last w hours.
-func (c *column) grewWithin(t, w float64) bool { return t-c.GrewAt <= w }
-
 // NewestGrowth is the hour of the newest increase of a counted attribute, and
 // whether there was one.
 func (h *History) NewestGrowth() (float64, bool) {

@@ -18,7 +18,6 @@ type subject struct {
 	failed  bool
 	last    float64
 	fold    int
-	group   int
 	vendor  string
 	moments []moment
 }

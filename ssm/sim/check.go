@@ -132,10 +132,6 @@ func (w *World) quiet(d time.Duration) bool {
 	return true
 }
 
-func (n *node) leaving() bool {
-	return n.operated >= ssm.StandingDraining || n.predicted >= ssm.StandingDraining
-}
-
 // announced checks that a prediction never takes the last announcement away.
 func (w *World) announced(n *node, l ssm.Level) {
 	was := n.level

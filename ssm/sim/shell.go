@@ -46,7 +46,6 @@ type shell struct {
 
 	alone       time.Duration // since when this owner reaches nobody
 	undelivered time.Duration // when a packet could not be delivered last
-	orphaned    time.Duration // when the owner denied its ownership last
 }
 
 type remembered struct {
