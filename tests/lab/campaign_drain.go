@@ -64,8 +64,9 @@ func connectAll(t *T, l *Lab) *crowd {
 	return c
 }
 
-// flood sends at pps packets a second each way with every client for d and returns
-// what was sent and lost, both ways together.
+// flood sends at pps packets a second each way with every client. It returns what
+// was sent, both ways together, in the time d in which all of them sent, and what
+// was lost at any time.
 func (c *crowd) flood(pps int, d time.Duration) (sent, lost int) {
 	var ss []*Stream
 	for _, x := range c.l.Clients() {
@@ -73,14 +74,16 @@ func (c *crowd) flood(pps int, d time.Duration) (sent, lost int) {
 		c.t.Check(err)
 		ss = append(ss, s)
 	}
+	from := time.Now()
 	pause(c.t, d)
+	to := time.Now()
 	for _, s := range ss {
 		s.StopSending()
 	}
 	for _, s := range ss {
 		c.t.Check(s.Stop(2 * time.Second))
-		r := s.Report(time.Time{}, time.Time{})
-		sent, lost = sent+r.Sent(), lost+r.Lost()
+		sent += s.Report(from, to).Sent()
+		lost += s.Report(time.Time{}, time.Time{}).Lost()
 		c.t.Check(s.free())
 	}
 	return sent, lost
@@ -99,8 +102,9 @@ func (c *crowd) highest() float64 {
 		if lost > 0 {
 			break
 		}
-		slow := rate < 1.1*best
-		if best = max(best, rate); slow {
+		best = max(best, rate)
+		// A sender that cannot keep its pace has reached the machine's limit.
+		if rate < 0.9*float64(2*pps*len(c.l.Clients())) {
 			break
 		}
 	}
