@@ -22,6 +22,7 @@ type Backend struct {
 
 	UpgradeLock UpgradeLockSource
 	Health      HealthSource
+	ShadowSets  ShadowSetSource
 }
 
 // StatusSource knows the appliance and its neighbours.

@@ -65,6 +65,8 @@ type ShadowView struct {
 	Node   Node
 	Ticket sa.Ticket
 	Ready  bool // twin complete, armed, everything acknowledged
+	// RTT is the member's round-trip time to clients of the slot, 0 unknown.
+	RTT time.Duration
 }
 
 // View returns a snapshot.
@@ -101,10 +103,10 @@ func (c *Core) View() View {
 			}
 			sh := ShadowView{Node: m}
 			if m == c.cfg.Self {
-				sh.Ticket, sh.Ready = s.armed, s.ready && s.armed > s.ticket
+				sh.Ticket, sh.Ready, sh.RTT = s.armed, s.ready && s.armed > s.ticket, s.rtt
 			} else {
 				r := c.peers[m].slots[n]
-				sh.Ticket = r.Armed
+				sh.Ticket, sh.RTT = r.Armed, r.RTT
 				sh.Ready = r.Ready && r.Armed > s.ticket && c.alive(m) && (s.role != RoleOwner || s.replicas[m])
 			}
 			sv.Shadows = append(sv.Shadows, sh)
