@@ -30,11 +30,7 @@ func (p *Predictor) family(d *device, now time.Time) family {
 		}
 		h, since := m.Hazard, age(now, m.Last)
 		if !d.stillHolds(r, m, now) {
-			half := slowHalf
-			if r.horizon() == Fast {
-				half = fastHalf
-			}
-			h *= math.Exp2(-float64(since) / float64(half))
+			h *= math.Exp2(-float64(since) / float64(p.half[r.horizon()]))
 		}
 		if h < leastHazard {
 			continue

@@ -12,8 +12,11 @@ import (
 
 // Half-lives of evidence that has ceased to hold.
 const (
-	slowHalf = 7 * 24 * time.Hour
-	fastHalf = 15 * time.Minute
+	SlowHalfLife = 7 * 24 * time.Hour
+	FastHalfLife = 15 * time.Minute
+)
+
+const (
 	// staleAfter is how many usual intervals a level is believed.
 	staleAfter = 4
 	maxDevices = 4096
@@ -27,6 +30,7 @@ type Predictor struct {
 	latches map[string]*Latch // by device key and rule
 	booted  time.Time
 	hostOff bool
+	half    [2]time.Duration // by Horizon
 	refused uint64
 }
 
@@ -54,12 +58,15 @@ type mark struct {
 
 // New makes a predictor that knows nothing yet, with the built-in tables.
 func New() *Predictor {
-	p := &Predictor{table: drive.Default(), rules: map[Class][]Rule{}, devices: map[string]*device{}, latches: map[string]*Latch{}}
+	p := &Predictor{table: drive.Default(), rules: map[Class][]Rule{}, devices: map[string]*device{}, latches: map[string]*Latch{}, half: [2]time.Duration{SlowHalfLife, FastHalfLife}}
 	for _, r := range DefaultRules() {
 		p.rules[r.Class] = append(p.rules[r.Class], r)
 	}
 	return p
 }
+
+// SetHalfLives changes how fast evidence that has ceased to hold is forgotten.
+func (p *Predictor) SetHalfLives(slow, fast time.Duration) { p.half = [2]time.Duration{slow, fast} }
 
 // Refused is how many samples were refused because they make no sense.
 func (p *Predictor) Refused() uint64 { return p.refused }

@@ -60,6 +60,7 @@ func newMonitor(a *Appliance) *monitor {
 			m.predictor, m.ladder = p, l
 		}
 	}
+	m.predictor.SetHalfLives(min(hwhealth.SlowHalfLife, m.policy.SlowHold), min(hwhealth.FastHalfLife, m.policy.FastHold))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		// Evidence is lost, latches with it: say so, and begin anew rather
 		// than not at all.
@@ -77,6 +78,7 @@ func healthPolicy(h config.Health) hwhealth.Policy {
 	// overruled by it: they go together.
 	p.FastHalfLife = min(p.FastHalfLife, p.FastHold)
 	p.SlowHalfLife = min(p.SlowHalfLife, p.SlowHold)
+	p.Dwell = min(p.Dwell, p.FastHold)
 	return p
 }
 
