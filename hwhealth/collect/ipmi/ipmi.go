@@ -78,7 +78,7 @@ func Parse(text string) (sensors []Sensor, others []string, err error) {
 			continue
 		}
 		number, unit, ok := strings.Cut(s.Text, " ")
-		if v, err := strconv.ParseFloat(number, 64); ok && err == nil && !math.IsInf(v, 0) {
+		if v, err := strconv.ParseFloat(number, 64); ok && err == nil && !math.IsInf(v, 0) && !math.IsNaN(v) {
 			s.Value, s.Unit = v, strings.TrimSpace(unit)
 		}
 		sensors = append(sensors, s)
@@ -106,7 +106,8 @@ func HostOn(sensors []Sensor) (on, known bool) {
 }
 
 // Samples turns the list into samples. host names the machine: "machine" for
-// our own. A machine that is off has no other samples than that it is.
+// our own. A machine that is off
+// has no other samples than that it is, and its clock's battery.
 func Samples(sensors []Sensor, host string, at time.Time) []hwhealth.Sample {
 	var out []hwhealth.Sample
 	const source = "ipmi"
@@ -123,9 +124,6 @@ func Samples(sensors []Sensor, host string, at time.Time) []hwhealth.Sample {
 	machine := hwhealth.Device{Class: hwhealth.ClassHost, Serial: host}
 	if known {
 		put(machine, hwhealth.HostPowered, flag(on))
-		if !on {
-			return out
-		}
 	}
 	fans := 0
 	for _, s := range sensors {
@@ -133,7 +131,11 @@ func Samples(sensors []Sensor, host string, at time.Time) []hwhealth.Sample {
 			fans++
 		}
 	}
+	off := known && !on
 	for _, s := range sensors {
+		if off && !(s.Unit == "Volts" && battery.MatchString(s.Name)) {
+			continue
+		}
 		bad := s.Status == Critical || s.Status == NonRecoverable
 		switch {
 		case s.Unit == "degrees C":

@@ -150,43 +150,29 @@ func sane(l hwhealth.Limits) hwhealth.Limits {
 }
 
 // Readings lists what the module says under the names of package hwhealth. Of
-// several lanes the worst counts: the one nearest to its low limit.
+// several lanes the worst counts: the least light, the most current.
 func (m *Module) Readings() map[hwhealth.Signal]Reading {
 	out := map[hwhealth.Signal]Reading{}
-	put := func(sig hwhealth.Signal, r Reading) {
+	put := func(sig hwhealth.Signal, r Reading, worse func(a, b float64) bool) {
 		if math.IsNaN(r.Value) || math.IsInf(r.Value, 0) {
 			return
 		}
-		if old, ok := out[sig]; ok && margin(old) <= margin(r) {
-			return
+		if old, ok := out[sig]; !ok || worse(r.Value, old.Value) {
+			out[sig] = r
 		}
-		out[sig] = r
 	}
-	put(hwhealth.OpticTemperature, m.Temperature)
-	put(hwhealth.OpticVoltage, m.Voltage)
+	less := func(a, b float64) bool { return a < b }
+	more := func(a, b float64) bool { return a > b }
+	put(hwhealth.OpticTemperature, m.Temperature, more)
+	put(hwhealth.OpticVoltage, m.Voltage, less)
 	for _, l := range m.Lanes {
-		put(hwhealth.OpticTxPower, l.Tx)
-		put(hwhealth.OpticRxPower, l.Rx)
-		put(hwhealth.OpticBias, l.Bias)
+		put(hwhealth.OpticTxPower, l.Tx, less)
+		put(hwhealth.OpticRxPower, l.Rx, less)
+		put(hwhealth.OpticBias, l.Bias, more)
 	}
-	put(hwhealth.OpticTxFault, Reading{m.TxFault, hwhealth.NoLimits()})
-	put(hwhealth.OpticRxLOS, Reading{m.RxLOS, hwhealth.NoLimits()})
+	put(hwhealth.OpticTxFault, Reading{m.TxFault, hwhealth.NoLimits()}, more)
+	put(hwhealth.OpticRxLOS, Reading{m.RxLOS, hwhealth.NoLimits()}, more)
 	return out
-}
-
-// margin is the distance to the nearest alarm, or the value where there is none.
-func margin(r Reading) float64 {
-	d := math.Inf(1)
-	if v := r.Value - r.Limits.LowCrit; v < d {
-		d = v
-	}
-	if v := r.Limits.HighCrit - r.Value; v < d {
-		d = v
-	}
-	if math.IsInf(d, 1) {
-		return r.Value
-	}
-	return d
 }
 
 func bit(b byte, n uint) float64 { return float64(b >> n & 1) }
