@@ -9,7 +9,7 @@ FROM    ?= 1
 # The lab boots kernels and charons; two at a time would fight for the cores.
 TESTFLAGS ?=
 
-.PHONY: deps build generate test unit race lab lint fuzz sim sim-mutants bench bench-hwhealth demo campaign clean
+.PHONY: deps build generate test unit race lab lint fuzz sim sim-mutants bench bench-collect bench-hwhealth demo campaign clean
 
 deps: ## install what Debian must provide, leaving no service running
 	$(SUDO) sh scripts/deps.sh
@@ -49,6 +49,9 @@ bench: build ## benchmarks; ratios within one run, never absolute limits
 DATA ?= ../shared/hwhealth/data
 bench-hwhealth: build ## the failure predictor over recorded drives in DATA, scored beside published baselines
 	$(BIN)/shadowctl hwhealth bench $(DATA) --out $(OUT)/hwhealth
+
+bench-collect: ## processor time of all health collectors at their default intervals
+	$(GO) test -run '^$$' -bench Collectors -benchtime 1x -v ./hwhealth/collect
 
 demo: deps build ## a fleet in a box: planned handover and power cut, live
 	$(BIN)/shadowlab demo

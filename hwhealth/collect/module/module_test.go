@@ -144,7 +144,7 @@ func TestCMIS(t *testing.T) {
 	copy(up[129-128:], "Cloud Light     ")
 	copy(up[166-128:], "CL0001          ")
 	adv[160-128] = 0b00001111 // bias times 2
-	put(th, 128-128, 75<<8, -5<<8&0xffff, 70<<8, 0)
+	put(th, 0, 75<<8, -5<<8&0xffff, 70<<8, 0)
 	put(th, 192-128, 31623, 251, 25119, 501)
 	for i := range 8 {
 		put(lanes, 154-128+2*i, 10000)
