@@ -15,7 +15,7 @@ import (
 
 func init() {
 	o := fleetOptions(ConnSpec{Cert: true})
-	o.SlotsPerAppliance = 2
+	o.SlotsPerAppliance, o.BFD = 2, patientBFD // a drain has no fault to detect
 	Register(Scenario{
 		Name: "drain", Doc: "an appliance with two slots is drained under traffic, refuses to come back by itself, and returns",
 		Need: fleetNeed, Options: o, Run: drainScenario,
