@@ -57,21 +57,15 @@ func TestFigures(t *testing.T) {
 			t.Errorf("%s: %.5f of the drives flap", p.Point.Name, p.Unseen.Flappers)
 		}
 	}
+	t.Run("score.py", func(t *testing.T) { scorerAgrees(t, dir, res) })
 }
 
-// TestScorerAgreesWithTheReference runs the benchmark's own score.py over the
-// same alarms.
-func TestScorerAgreesWithTheReference(t *testing.T) {
-	dir := needData(t)
+// scorerAgrees runs the benchmark's own score.py over the same alarms.
+func scorerAgrees(t *testing.T, dir string, res *Result) {
 	script := filepath.Join(shared, "data", "score.py")
 	python, err := exec.LookPath("python3")
 	if err != nil {
 		t.Skip("missing capability: python3, to run the benchmark's score.py")
-	}
-	out := t.TempDir()
-	res, err := Run(dir, out, drive.Default())
-	if err != nil {
-		t.Fatal(err)
 	}
 	raw, err := exec.Command(python, script, res.Path, res.Points[1].File, "--json").Output()
 	if err != nil {
