@@ -10,7 +10,8 @@
 //
 //	I1 no two tenures send in one sequence block of one SA; a new owner's block
 //	   lies at or above every block sent by a lower ticket
-//	I2 a passive slot never has an open fence
+//	I2 a passive slot never has an open fence; that of a slot which a ready shadow
+//	   covers closes by itself within the dead-man when the daemon stands still
 //	I3 a slot whose owner died is active again within the detection bound, if a
 //	   living, armed, complete shadow is there and nothing else is broken
 //	I4 after everything heals each slot has one owner, the highest claimed ticket,

@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"slices"
 	"time"
 
 	"github.com/shadowcast/shadowcast/sa"
@@ -21,6 +22,7 @@ type node struct {
 	daemon  bool // shadowcastd runs
 	frozen  bool
 	wakes   uint64 // of the freeze that counts
+	stalls  uint64 // how often the daemon was stopped or killed
 	inbox   []ssm.Event
 	life    uint64 // of the daemon; what an earlier one arranged is void
 	inc     uint64 // of the run directory
@@ -192,6 +194,7 @@ func (n *node) killDaemon() {
 	if !n.daemon {
 		return
 	}
+	n.stall()
 	n.daemon, n.frozen = false, false
 	n.life++
 	n.w.logf("daemon of %s is killed", n.name)
@@ -202,6 +205,7 @@ func (n *node) freeze(d time.Duration) {
 	if !n.ready() {
 		return
 	}
+	n.stall()
 	n.frozen = true
 	n.wakes++
 	wake := n.wakes
@@ -216,6 +220,34 @@ func (n *node) freeze(d time.Duration) {
 	n.w.after(d, func() {
 		if n.wakes == wake {
 			n.thaw()
+		}
+	})
+}
+
+// stall runs before the daemon stops or dies. Half of the times its last act is a
+// tick, after which it is known which fences must close by themselves: those of
+// slots that a ready shadow covers.
+func (n *node) stall() {
+	n.stalls++
+	if n.frozen || n.w.rng.Intn(2) == 0 {
+		return
+	}
+	n.tick()
+	var guarded []sa.Slot
+	for _, v := range n.core.View().Slots {
+		if v.Role == ssm.RoleOwner && slices.ContainsFunc(v.Shadows, func(x ssm.ShadowView) bool { return x.Ready }) {
+			guarded = append(guarded, v.Slot)
+		}
+	}
+	stalls, deadMan := n.stalls, n.w.cfg.WithDefaults().DeadMan
+	n.w.after(deadMan+time.Millisecond, func() {
+		if n.stalls != stalls || !n.machine || n.ready() {
+			return
+		}
+		for _, g := range guarded {
+			if n.shells[g].isOpen() {
+				n.w.fail("I2: the daemon of %s has been still for %s, and the fence of slot %d, which a ready shadow covers, is open", n.name, deadMan, g)
+			}
 		}
 	})
 }
