@@ -50,6 +50,12 @@ func (s *shell) deliver(st *stream, build uint64) {
 		return
 	}
 	docs, version, ticket := maps.Clone(s.docs), s.version, s.ticket
+	var ended []*session // which these documents tell of; not one that is yet to come
+	for _, x := range w.slots[s.slot].sessions {
+		if _, held := docs[x]; x.deleted && !held {
+			ended = append(ended, x)
+		}
+	}
 	trip := w.latency() + w.slow[st.to.index]
 	to := st.to
 	st.arrives = max(st.arrives, w.now+trip) // TCP keeps the order
@@ -72,10 +78,8 @@ func (s *shell) deliver(st *stream, build uint64) {
 			for x := range docs {
 				x.acked[h] = true
 			}
-			for _, x := range w.slots[s.slot].sessions {
-				if _, held := docs[x]; x.deleted && !held {
-					x.buried[h] = true
-				}
+			for _, x := range ended {
+				x.buried[h] = true
 			}
 		})
 	})
