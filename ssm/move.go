@@ -238,6 +238,12 @@ func (c *Core) onTake(s *slot, from Node, m Message) {
 		return
 	}
 	if s.role == RoleShadow {
+		if s.granted != 0 {
+			// Its SAs are on their way to the block of a later ticket: taking now
+			// would claim by one ticket and send in the block of another.
+			c.send(from, Message{Kind: KindAbort, Slot: s.cfg.Slot, Move: m.Move, Reason: "being armed anew"})
+			return
+		}
 		if s.armed <= s.ticket || !s.ready {
 			c.send(from, Message{Kind: KindAbort, Slot: s.cfg.Slot, Move: m.Move, Reason: "not ready: " + s.reason})
 			return
