@@ -138,7 +138,7 @@ func TestUndrainInEveryPhase(t *testing.T) {
 				t.Fatalf("phase %s was never reached\n%s", p, f.trace())
 			}
 			f.step(n, drainAsked(false))
-			for i := 0; i < 16 && (f.level("n0") != LevelNormal || len(f.owner(1)) != 1); i++ {
+			for i := 0; i < 16 && (f.level("n0") != LevelNormal || len(f.owner(1)) != 1 || n.core.drain != nil); i++ {
 				f.run(500 * time.Millisecond)
 			}
 			check(t, f)
