@@ -56,7 +56,7 @@ bench-collect: ## processor time of all health collectors at their default inter
 demo: deps build ## a fleet in a box: planned handover and power cut, live
 	$(BIN)/shadowlab demo
 
-campaign: build ## drains, power cuts, false alarms and aborts by the dozen; half an hour, each prints its table
+campaign: build ## drains, power cuts, false alarms and aborts by the dozen; about an hour, each prints its table
 	$(BIN)/shadowlab run 'campaign-*'
 	$(GO) run ./tests/summary cuts $(OUT)/lab/campaign-cuts-*/result.json
 
