@@ -48,11 +48,11 @@ func TestRunnerSurvivesItsSources(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var h heard
 		release := make(chan struct{})
-		calls := 0
+		var calls atomic.Int32
 		r := &Runner{Observe: h.observe, Sources: []Source{
 			{"good", 10 * time.Second, time.Second, value("good")},
 			{"hangs", 10 * time.Second, time.Second, func(context.Context, time.Time) []hwhealth.Sample {
-				if calls++; calls == 1 {
+				if calls.Add(1) == 1 {
 					<-release // deaf to its deadline, as a read from a dead disk is
 				}
 				return nil
@@ -76,13 +76,13 @@ func TestRunnerSurvivesItsSources(t *testing.T) {
 		if n := h.count("source.panics", true); n != 10 {
 			t.Errorf("the source that panics was reported %d times, want 10", n)
 		}
-		if calls != 1 {
-			t.Errorf("a source that hangs was started %d times", calls)
+		if calls.Load() != 1 {
+			t.Errorf("a source that hangs was started %d times", calls.Load())
 		}
 		close(release)
 		time.Sleep(10 * time.Second)
-		if n := h.count("source.hangs", false); n != 1 || calls != 2 {
-			t.Errorf("the source came back: told %d times, read %d times, want 1 and 2", n, calls)
+		if n := h.count("source.hangs", false); n != 1 || calls.Load() != 2 {
+			t.Errorf("the source came back: told %d times, read %d times, want 1 and 2", n, calls.Load())
 		}
 		for _, s := range h.all {
 			if err := s.Check(); err != nil {
