@@ -21,7 +21,7 @@ import (
 func init() {
 	o := fleetOptions(ConnSpec{ESP: ESPCBC})
 	Register(Scenario{
-		Name: "no-key-leaks", Doc: "the keys of a live session are in no log, file, metric, default answer or core file, wherever it has been",
+		Name: "no-key-leaks", Doc: "the keys of a live session are in no log, file, default answer or core file, wherever it has been",
 		Need: fleetNeed, Options: o, Run: noKeyLeaks,
 	})
 }
