@@ -24,7 +24,7 @@ type fleet struct {
 
 	counter  map[sa.Slot]sa.Ticket // the registrar's durable log
 	claimed  map[claimKey]Node
-	blocks   map[blockKey]string // who sent in a block of an SA
+	blocks   map[blockKey]sender // who sent in a block of an SA
 	sas      map[sa.Slot][]*fsa
 	routeOut map[Node]bool
 	bad      []string
@@ -44,6 +44,17 @@ type blockKey struct {
 	sa    *fsa
 	block uint64
 }
+
+// sender is one life of an appliance, sending under a ticket.
+type sender struct {
+	node   Node
+	inc    uint64
+	ticket sa.Ticket
+}
+
+// maxSAs is how many SAs of a slot live at a time.
+const maxSAs = 64
+
 type fsa struct {
 	birth sa.Birth
 	top   uint64 // the highest block the client has seen
@@ -73,7 +84,7 @@ var far = time.Unix(1<<40, 0)
 
 func newFleet(seed int64, n, slots int) *fleet {
 	f := &fleet{rng: rand.New(rand.NewSource(seed)), now: time.Unix(1000, 0), cut: map[[2]Node]bool{}, counter: map[sa.Slot]sa.Ticket{},
-		claimed: map[claimKey]Node{}, blocks: map[blockKey]string{}, sas: map[sa.Slot][]*fsa{}, routeOut: map[Node]bool{}}
+		claimed: map[claimKey]Node{}, blocks: map[blockKey]sender{}, sas: map[sa.Slot][]*fsa{}, routeOut: map[Node]bool{}}
 	var names []Node
 	for i := range n {
 		names = append(names, Node(fmt.Sprintf("n%d", i)))
@@ -202,6 +213,9 @@ func (f *fleet) traffic() {
 			}
 			if n.role[slot] == "owner" && f.rng.Intn(400) == 0 {
 				f.sas[slot] = append(f.sas[slot], &fsa{birth: sa.Birth{Base: sa.BaseFor(t, n.lowest[slot]), Tenure: t}})
+				if old := f.sas[slot]; len(old) > maxSAs { // expired
+					f.sas[slot] = old[1:]
+				}
 			}
 			for _, x := range f.sas[slot] {
 				b, err := x.birth.Block(t)
@@ -209,9 +223,9 @@ func (f *fleet) traffic() {
 					continue // must not send
 				}
 				k := blockKey{x, b}
-				who := fmt.Sprintf("%s/%d/%d", n.name, n.inc, t)
+				who := sender{n.name, n.inc, t}
 				if was, ok := f.blocks[k]; ok && was != who {
-					f.fail("slot %d block %d of an SA born at %+v sent by %s and %s", slot, b, x.birth, was, who)
+					f.fail("slot %d block %d of an SA born at %+v sent by %+v and %+v", slot, b, x.birth, was, who)
 				}
 				f.blocks[k] = who
 				x.top = max(x.top, b)

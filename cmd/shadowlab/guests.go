@@ -2,12 +2,14 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -18,21 +20,24 @@ import (
 	"github.com/shadowcast/shadowcast/tests/uml"
 )
 
-// inGuests plays the scenarios inside user-mode Linux, dealt out to n guests.
+// inGuests plays the scenarios inside user-mode Linux. Each of n guests takes the next
+// scenario that none has begun, the longest first.
 func inGuests(cmd *cobra.Command, r *lab.Runner, memory string, n int, ss []lab.Scenario) error {
-	hands := make([][]lab.Scenario, min(max(n, 1), len(ss)))
-	for i, s := range ss {
-		hands[i%len(hands)] = append(hands[i%len(hands)], s)
-	}
 	self, err := os.Executable()
 	if err != nil {
 		return fmt.Errorf("find own binary: %w", err)
 	}
+	share, err := os.MkdirTemp("", "shadowlab-")
+	if err != nil {
+		return fmt.Errorf("make a directory for the guests to share scenarios in: %w", err)
+	}
+	defer os.RemoveAll(share)
+	ss = slices.SortedStableFunc(slices.Values(ss), func(a, b lab.Scenario) int { return cmp.Compare(b.Timeout, a.Timeout) })
 	out := &lineWriter{w: cmd.OutOrStdout()}
-	errs := make([]error, len(hands))
+	errs := make([]error, min(max(n, 1), len(ss)))
 	var wg sync.WaitGroup
-	for i, hand := range hands {
-		wg.Go(func() { errs[i] = inGuest(cmd.Context(), self, r, memory, hand, out.stream()) })
+	for i := range errs {
+		wg.Go(func() { errs[i] = inGuest(cmd.Context(), self, r, share, memory, ss, out.stream()) })
 	}
 	wg.Wait()
 	for _, err := range errs {
@@ -48,8 +53,8 @@ func inGuests(cmd *cobra.Command, r *lab.Runner, memory string, n int, ss []lab.
 	return nil
 }
 
-func inGuest(ctx context.Context, self string, r *lab.Runner, memory string, ss []lab.Scenario, out io.Writer) error {
-	argv := []string{self, "run", "--out", r.Out, "--retries", strconv.Itoa(r.Retries)}
+func inGuest(ctx context.Context, self string, r *lab.Runner, share, memory string, ss []lab.Scenario, out io.Writer) error {
+	argv := []string{self, "run", "--out", r.Out, "--share", share, "--retries", strconv.Itoa(r.Retries)}
 	if r.BinDir != "" {
 		bin, err := filepath.Abs(r.BinDir)
 		if err != nil {

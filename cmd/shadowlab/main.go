@@ -66,6 +66,7 @@ func command() *cobra.Command {
 	run.Flags().StringVar(&r.Out, "out", "out/lab", "directory for artefacts")
 	run.Flags().StringVar(&r.BinDir, "bin", "", "directory of shadowcastd (default: $SHADOWCAST_BIN, then beside shadowlab)")
 	run.Flags().BoolVarP(&r.Verbose, "verbose", "v", false, "tell progress")
+	run.Flags().StringVar(&r.Share, "share", "", "`DIR`ectory in which several runs of the same scenarios agree who plays what")
 	run.Flags().IntVar(&r.Retries, "retries", 0, "play a scenario that failed up to `N` times more; every attempt is told")
 	run.Flags().IntVar(&guests, "guests", 1, "user-mode Linux guests side by side, one processor each")
 	run.Flags().StringVar(&memory, "memory", uml.DefaultMemory, "memory of the user-mode Linux guest")

@@ -63,6 +63,9 @@ func (o *Observation) End(ctx context.Context, name string) (Scene, error) {
 		Name: name, From: r.From, To: r.To, Sent: r.Sent(), Lost: r.Lost(), Up: r.Up, Down: r.Down,
 		LateMS: r.LateMS, Events: o.marks, DetectionMS: ms(int64(o.detect)),
 	}
+	if r.Refused > 0 {
+		s.Refused = fmt.Sprintf("; %d sends refused by the sender's kernel: %s", r.Refused, r.Error)
+	}
 	s.UpTimeline, s.DownTimeline = o.Stream.Timeline(o.from, to, bucketWidth)
 	if !o.fault.IsZero() {
 		up, down := o.Stream.Outage(o.fault)

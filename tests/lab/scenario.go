@@ -83,6 +83,9 @@ type Runner struct {
 	BinDir  string    // see Options
 	Log     io.Writer // progress and results
 	Verbose bool      // progress too
+	// Share, if set, is a directory in which several runners of one list agree who
+	// plays what: each scenario is played by the one that makes its directory there.
+	Share string
 	// Retries is how often a scenario that failed is played again. Every failed
 	// attempt is told: a guest that shares its processor with others may starve a
 	// BFD session that is well.
@@ -317,6 +320,21 @@ func (t *T) play(s Scenario, out, bin string) {
 	<-done
 }
 
+// mine reports whether this runner is the one that plays the scenario.
+func (r *Runner) mine(name string) (bool, error) {
+	if r.Share == "" {
+		return true, nil
+	}
+	err := os.Mkdir(filepath.Join(r.Share, name), 0o755)
+	if errors.Is(err, os.ErrExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("share scenario %s with other runners: %w", name, err)
+	}
+	return true, nil
+}
+
 // RunAll plays scenarios one after the other and prints a count. The error joins
 // what could not be written; failed says whether a scenario failed.
 func (r *Runner) RunAll(ctx context.Context, ss []Scenario) (results []Result, failed bool, err error) {
@@ -326,6 +344,12 @@ func (r *Runner) RunAll(ctx context.Context, ss []Scenario) (results []Result, f
 		if ctx.Err() != nil {
 			errs = append(errs, fmt.Errorf("run scenarios: %w", context.Cause(ctx)))
 			break
+		}
+		if mine, err := r.mine(s.Name); err != nil {
+			errs = append(errs, err)
+			break
+		} else if !mine {
+			continue
 		}
 		res, err := r.attempts(ctx, s)
 		errs = append(errs, err)

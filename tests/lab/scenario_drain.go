@@ -97,7 +97,7 @@ func upgradeLock(t *T, l *Lab, o *Appliance) {
 func lossless(t *T, sc Scene) {
 	kept(t, sc)
 	if sc.Lost != 0 || sc.Up.Duplicates+sc.Down.Duplicates != 0 {
-		t.Errorf("%s: lost %d, duplicates %d/%d, want none", sc.Name, sc.Lost, sc.Up.Duplicates, sc.Down.Duplicates)
+		t.Errorf("%s: lost %d, duplicates %d/%d, want none%s", sc.Name, sc.Lost, sc.Up.Duplicates, sc.Down.Duplicates, sc.Refused)
 	}
 }
 

@@ -23,6 +23,7 @@ type Scene struct {
 	Up               Direction `json:"up"`
 	Down             Direction `json:"down"`
 	LateMS           float64   `json:"late_ms"`
+	Refused          string    `json:"refused,omitempty"` // sends that a sender's own kernel refused, since the stream began
 	Events           []Mark    `json:"events,omitempty"`
 	UpTimeline       []Bucket  `json:"up_timeline,omitempty"`
 	DownTimeline     []Bucket  `json:"down_timeline,omitempty"`
@@ -48,8 +49,8 @@ func (s Scene) Short() string {
 
 // Long is the scene in the log.
 func (s Scene) Long() string {
-	return fmt.Sprintf("scene %s: up: %s; down: %s; outage up %s down %s; IKE: %s; session kept %t, inner address kept %t; late %.1f ms",
-		s.Name, s.Up, s.Down, msText(s.OutageUpMS), msText(s.OutageMS), s.IKE, s.SessionKept, s.InnerAddressKept, s.LateMS)
+	return fmt.Sprintf("scene %s: up: %s; down: %s; outage up %s down %s; IKE: %s; session kept %t, inner address kept %t; late %.1f ms%s",
+		s.Name, s.Up, s.Down, msText(s.OutageUpMS), msText(s.OutageMS), s.IKE, s.SessionKept, s.InnerAddressKept, s.LateMS, s.Refused)
 }
 
 func msText(v float64) string {

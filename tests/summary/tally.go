@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 )
 
 // verdict is what a test came to. The higher one stands where two passes differ.
@@ -24,13 +25,18 @@ type result struct {
 	reason  string // of a skip, or what failed
 }
 
-// tally merges the results of all passes by name.
-type tally struct{ results map[string]result }
+// tally merges the results of all passes by name. Passes may run side by side.
+type tally struct {
+	mu      sync.Mutex
+	results map[string]result
+}
 
 func newTally() *tally { return &tally{results: map[string]result{}} }
 
 // note records a result; a failure outweighs a pass, a pass outweighs a skip.
 func (t *tally) note(name string, r result) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	if old, ok := t.results[name]; !ok || r.verdict > old.verdict {
 		t.results[name] = r
 	}
@@ -38,6 +44,8 @@ func (t *tally) note(name string, r result) {
 
 // names returns the sorted names of one verdict.
 func (t *tally) names(v verdict) []string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	var out []string
 	for n, r := range t.results {
 		if r.verdict == v {
