@@ -9,7 +9,7 @@ FROM    ?= 1
 # The lab boots kernels and charons; two at a time would fight for the cores.
 TESTFLAGS ?=
 
-.PHONY: deps build generate test unit race lab lint fuzz sim sim-mutants bench bench-collect bench-hwhealth demo campaign clean
+.PHONY: deps build generate test unit race lab lint fuzz sim sim-mutants bench bench-collect bench-hwhealth demo campaign lab-routers clean
 
 deps: ## install what Debian must provide, leaving no service running
 	$(SUDO) sh scripts/deps.sh
@@ -59,6 +59,9 @@ demo: deps build ## a fleet in a box: planned handover and power cut, live
 campaign: build ## drains, power cuts, false alarms and aborts by the dozen; about an hour, each prints its table
 	$(BIN)/shadowlab run 'campaign-*'
 	$(GO) run ./tests/summary cuts $(OUT)/lab/campaign-cuts-*/result.json
+
+lab-routers: build ## the fleet with BIRD and with FRR, IPv4 and IPv6 VIP; order of the withdraw; sessions under repeated cuts
+	$(BIN)/shadowlab run 'routers-*' 'withdraw-*'
 
 clean: ## remove build results and lab output
 	rm -rf $(BIN) $(OUT)

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -15,41 +14,40 @@ import (
 	"github.com/shadowcast/shadowcast/configs/routers"
 )
 
-// bird is one running router daemon.
+// bird is BIRD 2 as a router.
 type bird struct {
-	name string
-	ctl  string // control socket
-	proc *Proc
+	name           string
+	conf, ctl, pid string // configuration, control socket, process number
+	log            string
 }
 
-// bootstrapMetric makes the routes of the lab worse than BIRD's (metric 32).
-const bootstrapMetric = 4096
+func newBIRD(l *Lab, name string) *bird {
+	in := func(ext string) string { return filepath.Join(l.dir, name+ext) }
+	return &bird{name: name, conf: in(".conf"), ctl: in(".ctl"), pid: in(".pid"), log: filepath.Join(l.out, name+".log")}
+}
 
-// routerConf renders the configuration of r1, r2 or in.
-func (l *Lab) routerConf(name string, n int) (string, error) {
-	c := routers.RouterConfig{
-		Name: name, RouterID: RouterLoopback(n), ASN: OutsideASN, Role: routers.Outside, ApplianceASN: ApplianceASN,
-		VIPs: []netip.Prefix{single(VIP)}, Liveness: []netip.Prefix{livenessNet},
-		BFDInterval: l.opt.BFD.Interval, BFDMultiplier: l.opt.BFD.Multiplier,
-	}
-	net := n
-	if name == "in" {
-		c.ASN, c.Role, c.VIPs, c.Liveness, c.Inner = InsideASN, routers.Inside, nil, nil, []netip.Prefix{poolNet}
-		net = insideLink
-	}
-	for _, a := range l.appliances {
-		p := linkNet(net, a.N)
-		c.Sessions = append(c.Sessions, routers.Session{Name: a.Name, Address: host(p, 2), LocalAddress: host(p, 1), Interface: a.Name})
-	}
+func (*bird) String() string { return "BIRD" }
+
+func (*bird) dump() []string {
+	return []string{"show protocols all", "show bfd sessions", "show route all"}
+}
+
+func (b *bird) configure(c routers.RouterConfig, back *backbone) error {
 	text, err := routers.RenderBIRD(c)
-	if err != nil || name == "in" {
-		return text, err
+	if err != nil {
+		return err
 	}
-	// Between the outside routers: what one hears, the other knows.
-	return text + fmt.Sprintf(`
-protocol bgp backbone {
+	if back != nil {
+		for _, k := range back.links {
+			name, channel := "backbone", "ipv4"
+			if k.local.Is6() {
+				name, channel = "backbone_6", "ipv6"
+			}
+			// Between the outside routers: what one hears, the other knows.
+			text += fmt.Sprintf(`
+protocol bgp %s {
 	local %s as %d;
-	neighbor %s as %[2]d;
+	neighbor %s as %[3]d;
 	direct;
 	hold time 9;
 	connect delay time 1;
@@ -57,65 +55,27 @@ protocol bgp backbone {
 	error wait time 1, 5;
 	# A way of one's own is better than the neighbour's: otherwise a raised MED, which
 	# reaches the two routers one after the other, makes them point at each other.
-	ipv4 { import filter { bgp_local_pref = 50; accept; }; export where source = RTS_BGP; next hop self; };
+	%[5]s { import filter { bgp_local_pref = 50; accept; }; export where source = RTS_BGP; next hop self; };
 }
-`, host(routerLink, n), OutsideASN, host(routerLink, 3-n)), nil
-}
-
-// startRouters starts BIRD in r1, r2 and in, and waits until each answers.
-func (l *Lab) startRouters(ctx context.Context) error {
-	for i, name := range []string{"r1", "r2", "in"} {
-		text, err := l.routerConf(name, i+1)
-		if err != nil {
-			return err
+`, name, k.local, back.asn, k.remote, channel)
 		}
-		conf := filepath.Join(l.dir, name+".conf")
-		if err := os.WriteFile(conf, []byte(text), 0o644); err != nil {
-			return fmt.Errorf("write BIRD configuration: %w", err)
-		}
-		b := &bird{name: name, ctl: filepath.Join(l.dir, name+".ctl")}
-		if err := l.startBird(b); err != nil {
-			return err
-		}
-		l.routers = append(l.routers, b)
 	}
-	return l.waitRouters(ctx)
-}
-
-func (l *Lab) startBird(b *bird) (err error) {
-	// -f: the foreground, so that the lab is its parent.
-	b.proc, err = l.start(l.nodes[b.name], "BIRD of "+b.name, filepath.Join(l.out, b.name+".log"), nil,
-		"/usr/sbin/bird", "-f", "-c", filepath.Join(l.dir, b.name+".conf"), "-s", b.ctl, "-P", filepath.Join(l.dir, b.name+".pid"))
-	return err
-}
-
-// restartRouter starts a router again whose process was killed.
-func (l *Lab) restartRouter(ctx context.Context, name string) error {
-	if err := l.startBird(l.router(name)); err != nil {
-		return err
-	}
-	return l.waitRouters(ctx)
-}
-
-// waitRouters waits until every router answers.
-func (l *Lab) waitRouters(ctx context.Context) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, 10*time.Second, errors.New("no answer within 10 s"))
-	defer cancel()
-	for _, b := range l.routers {
-		if err := poll(ctx, 10*time.Millisecond, "BIRD of "+b.name, func() (bool, error) {
-			if !b.proc.Alive() {
-				return true, nil
-			}
-			_, err := b.command("show status")
-			return err == nil, err
-		}); err != nil {
-			return err
-		}
-		if !b.proc.Alive() {
-			return fmt.Errorf("start BIRD of %s: it ended, see %s", b.name, filepath.Join(l.out, b.name+".log"))
-		}
+	if err := os.WriteFile(b.conf, []byte(text), 0o644); err != nil {
+		return fmt.Errorf("write BIRD configuration: %w", err)
 	}
 	return nil
+}
+
+func (b *bird) start(ctx context.Context, l *Lab) ([]*Proc, error) {
+	// -f: the foreground, so that the lab is its parent.
+	p, err := l.start(l.nodes[b.name], "BIRD of "+b.name, b.log, nil, "/usr/sbin/bird", "-f", "-c", b.conf, "-s", b.ctl, "-P", b.pid)
+	if err != nil {
+		return nil, err
+	}
+	return []*Proc{p}, answering(ctx, p, b.log, func() error {
+		_, err := b.command("show status")
+		return err
+	})
 }
 
 // command runs one command of birdc's on the control socket and returns the text
@@ -168,14 +128,4 @@ func readReply(r *bufio.Scanner) (string, error) {
 		return "", err
 	}
 	return "", errors.New("connection closed")
-}
-
-// Router asks the BIRD of r1, r2 or in, as birdc would.
-func (l *Lab) Router(name, command string) (string, error) {
-	for _, b := range l.routers {
-		if b.name == name {
-			return b.command(command)
-		}
-	}
-	return "", fmt.Errorf("ask BIRD of %s: no such router", name)
 }

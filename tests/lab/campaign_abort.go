@@ -71,7 +71,7 @@ var victims = []struct {
 		}
 		return nil
 	}, func(*abortCase) error { return nil }},
-	{"bgp-peer", func(c *abortCase) error { return c.l.router("r1").proc.Kill() }, func(c *abortCase) error { return c.l.restartRouter(c.t.Context(), "r1") }},
+	{"bgp-peer", func(c *abortCase) error { return c.l.router("r1").Kill() }, func(c *abortCase) error { return c.l.restartRouter(c.t.Context(), "r1") }},
 }
 
 func init() {
@@ -193,13 +193,4 @@ func (a *Appliance) Plan(ctx context.Context) (*v1.PlanDrainResponse, error) {
 // contextOf bounds the scenario's context.
 func contextOf(t *T, d time.Duration) (context.Context, context.CancelFunc) {
 	return context.WithTimeoutCause(t.Context(), d, fmt.Errorf("not within %s", d))
-}
-
-func (l *Lab) router(name string) *bird {
-	for _, b := range l.routers {
-		if b.name == name {
-			return b
-		}
-	}
-	return nil
 }

@@ -14,26 +14,31 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ikeFilter lets through what may be IKE over IPv4, so that a capture does not
-// wake up for ESP: UDP, port 500, or port 4500 with four zero octets.
-// Offsets are from the IP header (SOCK_DGRAM).
+// ikeFilter lets through what may be IKE, so that a capture does not wake up for
+// ESP: UDP, port 500, or port 4500 with four zero octets. X is the length of the IP
+// header. Offsets are from that header (SOCK_DGRAM).
 var ikeFilter = []bpf.Instruction{
 	0:  bpf.LoadAbsolute{Off: 0, Size: 1},
 	1:  bpf.ALUOpConstant{Op: bpf.ALUOpShiftRight, Val: 4},
-	2:  bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: 4, SkipTrue: 12}, // drop
-	3:  bpf.LoadAbsolute{Off: 9, Size: 1},
-	4:  bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: 17, SkipTrue: 10}, // drop
-	5:  bpf.LoadMemShift{Off: 0},
-	6:  bpf.LoadIndirect{Off: 0, Size: 2},
-	7:  bpf.JumpIf{Cond: bpf.JumpEqual, Val: 500, SkipTrue: 6}, // take
-	8:  bpf.JumpIf{Cond: bpf.JumpEqual, Val: 4500, SkipTrue: 3},
-	9:  bpf.LoadIndirect{Off: 2, Size: 2},
-	10: bpf.JumpIf{Cond: bpf.JumpEqual, Val: 500, SkipTrue: 3},     // take
-	11: bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: 4500, SkipTrue: 3}, // drop
-	12: bpf.LoadIndirect{Off: 8, Size: 4},
-	13: bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: 0, SkipTrue: 1}, // drop
-	14: bpf.RetConstant{Val: 1 << 16},
-	15: bpf.RetConstant{Val: 0},
+	2:  bpf.JumpIf{Cond: bpf.JumpEqual, Val: 6, SkipTrue: 5},
+	3:  bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: 4, SkipTrue: 16}, // drop
+	4:  bpf.LoadAbsolute{Off: 9, Size: 1},
+	5:  bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: 17, SkipTrue: 14}, // drop
+	6:  bpf.LoadMemShift{Off: 0},
+	7:  bpf.Jump{Skip: 3},
+	8:  bpf.LoadAbsolute{Off: 6, Size: 1},
+	9:  bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: 17, SkipTrue: 10}, // drop
+	10: bpf.LoadConstant{Dst: bpf.RegX, Val: 40},
+	11: bpf.LoadIndirect{Off: 0, Size: 2},
+	12: bpf.JumpIf{Cond: bpf.JumpEqual, Val: 500, SkipTrue: 6}, // take
+	13: bpf.JumpIf{Cond: bpf.JumpEqual, Val: 4500, SkipTrue: 3},
+	14: bpf.LoadIndirect{Off: 2, Size: 2},
+	15: bpf.JumpIf{Cond: bpf.JumpEqual, Val: 500, SkipTrue: 3},     // take
+	16: bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: 4500, SkipTrue: 3}, // drop
+	17: bpf.LoadIndirect{Off: 8, Size: 4},
+	18: bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: 0, SkipTrue: 1}, // drop
+	19: bpf.RetConstant{Val: 1 << 16},
+	20: bpf.RetConstant{Val: 0},
 }
 
 // capture watches the IKE messages on one interface of a namespace.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -160,7 +161,7 @@ func yesNo(b bool) string {
 }
 
 // loadClient loads the connection "home" with the child "net".
-func (c *charon) loadClient(p *ikePKI, s ConnSpec, id, local string) error {
+func (c *charon) loadClient(p *ikePKI, s ConnSpec, id string, local, vip netip.Addr) error {
 	own, err := p.issue(id)
 	if err != nil {
 		return err
@@ -178,7 +179,7 @@ func (c *charon) loadClient(p *ikePKI, s ConnSpec, id, local string) error {
 		}
 	}
 	_, err = c.command("load-conn", msg("home", msg(
-		"version", "2", "local_addrs", []string{local}, "remote_addrs", []string{VIP.String()}, "vips", []string{"0.0.0.0"},
+		"version", "2", "local_addrs", []string{local.String()}, "remote_addrs", []string{vip.String()}, "vips", []string{"0.0.0.0"},
 		"mobike", yesNo(s.Mobike), "encap", yesNo(s.Encap), "proposals", []string{ikeProposal},
 		"rekey_time", orZero(s.IKERekey), "over_time", hardLimit(s.IKERekey), "rand_time", spreadOf(s.IKERekey), "dpd_delay", orZero(s.DPD), "keyingtries", keyingTries(s),
 		"local", lo, "remote", re, "children", msg("net", child))))

@@ -29,6 +29,14 @@ const clientOptions = `retransmit_timeout = 1.0
   keep_alive = 10s
   interfaces_use = ` + devClient
 
+// VIP is the anycast address of the client's family.
+func (c *Client) VIP() netip.Addr {
+	if c.Public.Is6() {
+		return VIP6
+	}
+	return VIP
+}
+
 // ID is the client's IKE identity.
 func (c *Client) ID() string { return c.Name + ".example" }
 
@@ -45,7 +53,7 @@ func (c *Client) Start(ctx context.Context) error {
 	if c.charon, err = c.lab.startCharon(ctx, c.ns, c.Name, clientOptions); err != nil {
 		return err
 	}
-	return c.charon.loadClient(c.lab.pki, c.Spec, c.ID(), c.Addr.String())
+	return c.charon.loadClient(c.lab.pki, c.Spec, c.ID(), c.Addr, c.VIP())
 }
 
 // Connect starts the client unless it runs, sets the tunnel up and returns the SA.

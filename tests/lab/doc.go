@@ -1,6 +1,6 @@
 // Package lab builds a whole internet in network namespaces on one machine and
-// runs scenarios in it: appliances, outside routers and an inside router (BIRD with
-// BFD), real strongSwan clients, a server, traffic with an account of every
+// runs scenarios in it: appliances, outside routers and an inside router (BIRD or
+// FRR, with BFD), real strongSwan clients, a server, traffic with an account of every
 // packet, faults.
 //
 // It owns everything it makes: namespaces, links, processes, captures, scratch

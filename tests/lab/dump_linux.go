@@ -32,13 +32,13 @@ func (l *Lab) Dump(ctx context.Context) error {
 	for _, n := range names {
 		errs = append(errs, os.WriteFile(filepath.Join(dir, strings.TrimPrefix(n[len(l.id):], "-")+".txt"), dumpNetns(ctx, n), 0o644))
 	}
-	for _, b := range l.routers {
+	for _, r := range l.routers {
 		var text bytes.Buffer
-		for _, c := range []string{"show protocols all", "show bfd sessions", "show route all"} {
-			out, err := b.command(c)
+		for _, c := range r.soft.dump() {
+			out, err := r.soft.command(c)
 			fmt.Fprintf(&text, "# %s\n%s\n%s\n", c, out, errText(err))
 		}
-		errs = append(errs, os.WriteFile(filepath.Join(dir, b.name+".bird.txt"), text.Bytes(), 0o644))
+		errs = append(errs, os.WriteFile(filepath.Join(dir, fmt.Sprintf("%s.%s.txt", r.name, r.soft)), text.Bytes(), 0o644))
 	}
 	for _, c := range l.clients {
 		if c.charon == nil {

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/shadowcast/shadowcast/config"
@@ -46,7 +47,7 @@ func (l *Lab) newFleet() (*fleet, error) {
 	}
 	names := l.opt.Appliances
 	f.shared = config.Fleet{
-		VIPs: []netip.Addr{VIP}, DeadMan: time.Second,
+		VIPs: l.vips(), DeadMan: time.Second,
 		Probe:      l.opt.Probe,
 		Handover:   config.Handover{HoldCap: 100 * time.Millisecond, DrainTime: time.Second, DrainRate: 600, HoldDown: time.Hour},
 		Registrars: registrars(names),
@@ -122,7 +123,7 @@ func (l *Lab) writeSwanctl(dir string) error {
     }
   }
 }
-`, VIP, yesNo(l.opt.Conn.Mobike), ikeProposal, orZero(l.opt.Conn.DPD), auth, InsideNet, l.opt.Conn.esp(), sa.BlockSize/2, sa.BlockSize)
+`, joined(l.vips()), yesNo(l.opt.Conn.Mobike), ikeProposal, orZero(l.opt.Conn.DPD), auth, InsideNet, l.opt.Conn.esp(), sa.BlockSize/2, sa.BlockSize)
 	files := map[string]string{"swanctl.conf": conf}
 	if l.opt.Conn.Cert {
 		files["x509ca/ca.pem"] = certPEM(l.pki.cert.Raw)
@@ -141,6 +142,26 @@ func (l *Lab) writeSwanctl(dir string) error {
 		}
 	}
 	return nil
+}
+
+// peer6 ends the name of a router's IPv6 session.
+const peer6 = "-6"
+
+// vips are the fleet's.
+func (l *Lab) vips() []netip.Addr {
+	if l.opt.ipv6() {
+		return []netip.Addr{VIP, VIP6}
+	}
+	return []netip.Addr{VIP}
+}
+
+// joined lists addresses as swanctl.conf does.
+func joined(as []netip.Addr) string {
+	var s []string
+	for _, a := range as {
+		s = append(s, a.String())
+	}
+	return strings.Join(s, ", ")
 }
 
 // Config is the configuration of appliance a as its daemon gets it; a scenario may
@@ -164,13 +185,18 @@ func (a *Appliance) newConfig() *config.Config {
 		return c
 	}
 	c.BGP = config.BGP{ASN: ApplianceASN, RouterID: a.Addr, ListenPort: 179, MEDBase: 100}
-	for _, p := range []struct {
+	type peer struct {
 		name string
-		net  int
+		net  netip.Prefix
 		asn  uint32
 		role config.Role
-	}{{"r1", 1, OutsideASN, config.Outside}, {"r2", 2, OutsideASN, config.Outside}, {"in", insideLink, InsideASN, config.Inside}} {
-		n := linkNet(p.net, a.N)
+	}
+	peers := []peer{{"r1", linkNet(1, a.N), OutsideASN, config.Outside}, {"r2", linkNet(2, a.N), OutsideASN, config.Outside}, {"in", linkNet(insideLink, a.N), InsideASN, config.Inside}}
+	if l.opt.ipv6() {
+		peers = append(peers, peer{"r1" + peer6, linkNet6(1, a.N), OutsideASN, config.Outside}, peer{"r2" + peer6, linkNet6(2, a.N), OutsideASN, config.Outside})
+	}
+	for _, p := range peers {
+		n := p.net
 		c.BGP.Peers = append(c.BGP.Peers, config.BGPPeer{
 			Name: p.name, Address: host(n, 1), LocalAddress: host(n, 2), ASN: p.asn, Role: p.role, HoldTime: 9 * time.Second,
 			BFD: config.BFD{Enabled: true, Interval: l.opt.BFD.Interval, Multiplier: l.opt.BFD.Multiplier},

@@ -64,19 +64,14 @@ func (m IKEMessage) String() string {
 
 const ikeHeaderLen = 28
 
-// parseIKE reads an IKE message out of an IPv4 packet: UDP port 500, or 4500 behind
+// parseIKE reads an IKE message out of an IP packet: UDP port 500, or 4500 behind
 // the four zero octets that tell it from ESP (RFC 3948 section 2.2). Anything else,
-// later fragments included, is not one.
+// later fragments and IPv6 extension headers included, is not one.
 func parseIKE(ip []byte) (m IKEMessage, src, dst netip.Addr, ok bool) {
-	if len(ip) < 20 || ip[0]>>4 != 4 || ip[9] != 17 || binary.BigEndian.Uint16(ip[6:])&0x1fff != 0 {
+	src, dst, udp := parseUDP(ip)
+	if len(udp) < 8 {
 		return m, src, dst, false
 	}
-	src, dst = netip.AddrFrom4([4]byte(ip[12:])), netip.AddrFrom4([4]byte(ip[16:]))
-	hl := int(ip[0]&0xf) * 4
-	if hl < 20 || len(ip) < hl+8 {
-		return m, src, dst, false
-	}
-	udp := ip[hl:]
 	sport, dport := binary.BigEndian.Uint16(udp), binary.BigEndian.Uint16(udp[2:])
 	body := udp[8:]
 	switch {
@@ -98,6 +93,19 @@ func parseIKE(ip []byte) (m IKEMessage, src, dst netip.Addr, ok bool) {
 		ID: binary.BigEndian.Uint32(body[20:]), Size: int(binary.BigEndian.Uint32(body[24:])),
 	}
 	return m, src, dst, true
+}
+
+// parseUDP returns the UDP datagram of an IP packet, nil where it has none.
+func parseUDP(ip []byte) (src, dst netip.Addr, udp []byte) {
+	switch {
+	case len(ip) >= 20 && ip[0]>>4 == 4 && ip[9] == 17 && binary.BigEndian.Uint16(ip[6:])&0x1fff == 0:
+		if hl := int(ip[0]&0xf) * 4; hl >= 20 && len(ip) >= hl {
+			return netip.AddrFrom4([4]byte(ip[12:])), netip.AddrFrom4([4]byte(ip[16:])), ip[hl:]
+		}
+	case len(ip) >= 40 && ip[0]>>4 == 6 && ip[6] == 17:
+		return netip.AddrFrom16([16]byte(ip[8:])), netip.AddrFrom16([16]byte(ip[24:])), ip[40:]
+	}
+	return src, dst, nil
 }
 
 // IKEAccount is every IKE message a client sent or received, in order.

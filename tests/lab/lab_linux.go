@@ -27,7 +27,7 @@ type Lab struct {
 	links      map[linkKey]*Link
 	appliances []*Appliance
 	clients    []*Client
-	routers    []*bird
+	routers    []*router
 	pki        *ikePKI
 	fleet      *fleet
 

@@ -100,7 +100,11 @@ func (n *Netns) setUp(dev string, up bool) error {
 func (n *Netns) addAddr(dev string, p netip.Prefix) error {
 	l, err := n.link(dev)
 	if err == nil {
-		err = n.nl.AddrAdd(l, &netlink.Addr{IPNet: ipNet(p)})
+		a := &netlink.Addr{IPNet: ipNet(p)}
+		if p.Addr().Is6() {
+			a.Flags = unix.IFA_F_NODAD
+		}
+		err = n.nl.AddrAdd(l, a)
 	}
 	if err != nil {
 		return fmt.Errorf("add address %s to %s in %s: %w", p, dev, n.Name, err)
@@ -178,16 +182,18 @@ func (n *Netns) reset(keep []string) error {
 			return fmt.Errorf("delete rule %d in %s: %w", r.Priority, n.Name, err)
 		}
 	}
-	routes, err := n.nl.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{}, netlink.RT_FILTER_TABLE)
-	if err != nil {
-		return fmt.Errorf("list routes in %s: %w", n.Name, err)
-	}
-	for _, r := range routes {
-		if r.Protocol == unix.RTPROT_KERNEL || r.Protocol == unix.RTPROT_STATIC && r.Table == unix.RT_TABLE_MAIN {
-			continue
+	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
+		routes, err := n.nl.RouteListFiltered(family, &netlink.Route{}, netlink.RT_FILTER_TABLE)
+		if err != nil {
+			return fmt.Errorf("list routes in %s: %w", n.Name, err)
 		}
-		if err := n.nl.RouteDel(&r); err != nil && !errors.Is(err, unix.ESRCH) {
-			return fmt.Errorf("delete route to %v in %s: %w", r.Dst, n.Name, err)
+		for _, r := range routes {
+			if r.Protocol == unix.RTPROT_KERNEL || r.Protocol == unix.RTPROT_STATIC && r.Table == unix.RT_TABLE_MAIN {
+				continue
+			}
+			if err := n.nl.RouteDel(&r); err != nil && !errors.Is(err, unix.ESRCH) {
+				return fmt.Errorf("delete route to %v in %s: %w", r.Dst, n.Name, err)
+			}
 		}
 	}
 	return nil
@@ -236,6 +242,9 @@ var nodeSysctls = [][2]string{
 	{"net/ipv4/conf/default/ignore_routes_with_linkdown", "1"},
 	{"net/ipv4/icmp_ratelimit", "0"},
 	{"net/ipv6/conf/all/forwarding", "1"},
+	// A cable that was pulled comes back with its addresses, as with IPv4.
+	{"net/ipv6/conf/all/keep_addr_on_down", "1"},
+	{"net/ipv6/conf/default/keep_addr_on_down", "1"},
 	{"net/ipv6/conf/default/accept_dad", "0"},
 }
 

@@ -3,6 +3,7 @@ package lab
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/shadowcast/shadowcast/config"
@@ -19,6 +20,7 @@ const (
 // Fixed addresses.
 var (
 	VIP        = netip.MustParseAddr("198.51.100.1")
+	VIP6       = netip.MustParseAddr("2001:db8:ffff::1")
 	ServerAddr = netip.MustParseAddr("10.99.0.1")
 	// InsideNet is what clients reach through the gateways.
 	InsideNet = netip.MustParsePrefix("10.99.0.0/24")
@@ -43,6 +45,15 @@ func ApplianceLoopback(n int) netip.Addr { return loopback(10 + n) }
 func linkNet(net, n int) netip.Prefix {
 	return netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(net), byte(n), 0}), 24)
 }
+
+// linkNet6 is the IPv6 prefix of the link that has linkNet(net, n), in labs with
+// IPv6: outside links only, what is inside speaks IPv4.
+func linkNet6(net, n int) netip.Prefix {
+	return netip.PrefixFrom(netip.AddrFrom16([16]byte{0x20, 0x01, 0x0d, 0xb8, 5: byte(net), 7: byte(n)}), 64)
+}
+
+// linkNets6 covers the IPv6 links of one net.
+func linkNets6(net int) netip.Prefix { return netip.PrefixFrom(linkNet6(net, 0).Addr(), 48) }
 
 // insideLink is the net number of the links between `in` and the appliances.
 const insideLink = 8
@@ -76,9 +87,10 @@ func SlotPool(s sa.Slot) netip.Prefix {
 
 // host returns the n-th address of p.
 func host(p netip.Prefix, n int) netip.Addr {
-	b := p.Addr().As4()
-	b[3] += byte(n)
-	return netip.AddrFrom4(b)
+	b := p.Addr().AsSlice()
+	b[len(b)-1] += byte(n)
+	a, _ := netip.AddrFromSlice(b)
+	return a
 }
 
 // on returns the n-th address of p with p's length, as an interface has it.
@@ -91,6 +103,7 @@ type ClientSpec struct {
 	Name   string // netns and log name, c1 by default
 	Router int    // 1 or 2; 1 if 0
 	NAT    bool   // behind a port-translating NAT of its own
+	IPv6   bool   // has IPv6 only, and connects to VIP6; inside its tunnel is IPv4 as ever
 	Conn   ConnSpec
 }
 
@@ -142,9 +155,10 @@ type Options struct {
 	Clients    []ClientSpec // one plain client if empty
 	OutDir     string       // logs and artefacts; required
 	BinDir     string       // shadowcastd and shadowctl; see BinDir()
-	// Routers starts BIRD in r1, r2 and in. Without it routes are static, and
-	// there is no BGP.
+	// Routers starts BIRD, or FRR, in r1, r2 and in. Without it routes are static,
+	// and there is no BGP.
 	Routers bool
+	FRR     bool
 	BFD     BFD // of routers and appliances
 	// Probe says when appliances suspect each other; every 50 ms, 4 lost, if zero.
 	Probe config.Probe
@@ -161,6 +175,11 @@ type Options struct {
 type BFD struct {
 	Interval   time.Duration // 100 ms if 0
 	Multiplier int           // 3 if 0
+}
+
+// ipv6 reports whether the outside links have IPv6 beside IPv4: for a client's sake.
+func (o Options) ipv6() bool {
+	return slices.ContainsFunc(o.Clients, func(c ClientSpec) bool { return c.IPv6 })
 }
 
 func (o Options) withDefaults() (Options, error) {
@@ -202,6 +221,9 @@ func (o Options) withDefaults() (Options, error) {
 		}
 		if c.Router != 1 && c.Router != 2 {
 			return o, fmt.Errorf("build lab: client %s is on router %d, there are 1 and 2", c.Name, c.Router)
+		}
+		if c.NAT && c.IPv6 {
+			return o, fmt.Errorf("build lab: client %s has IPv6 behind a NAT, which translates IPv4", c.Name)
 		}
 	}
 	names := append([]string{}, o.Appliances...)

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/net/bpf"
 )
 
 func ipv4Header(proto byte) []byte {
@@ -17,6 +19,15 @@ func ipv4Header(proto byte) []byte {
 	h[0], h[9] = 0x45, proto
 	copy(h[12:], []byte{10, 0, 0, 1, 10, 0, 0, 2})
 	return h
+}
+
+// udp6 puts the datagram of an IPv4 packet into IPv6, from 2001:db8::1 to ::2.
+func udp6(ipv4 []byte) []byte {
+	h := make([]byte, 40)
+	h[0], h[6] = 0x60, 17
+	copy(h[8:], netip.MustParseAddr("2001:db8::1").AsSlice())
+	copy(h[24:], netip.MustParseAddr("2001:db8::2").AsSlice())
+	return append(h, ipv4[20:]...)
 }
 
 func ikeHeader(ex ExchangeType, response bool, id uint32) []byte {
@@ -80,11 +91,54 @@ func TestParseIKE(t *testing.T) {
 	if _, _, _, ok := parseIKE(frag); ok {
 		t.Error("a later fragment was taken for IKE")
 	}
+	six := udp6(udp(4500, 4500, append(make([]byte, 4), h...)))
+	if m, src, dst, ok := parseIKE(six); !ok || m.ID != 7 || src != netip.MustParseAddr("2001:db8::1") || dst != netip.MustParseAddr("2001:db8::2") {
+		t.Errorf("IPv6: %+v from %s to %s, %t", m, src, dst, ok)
+	}
+	six[6] = 44
+	if _, _, _, ok := parseIKE(six); ok {
+		t.Error("an IPv6 fragment was taken for IKE")
+	}
+}
+
+// TestIKEFilter runs the capture's filter where package bpf's interpreter does what
+// the kernel would.
+func TestIKEFilter(t *testing.T) {
+	vm, err := bpf.NewVM(ikeFilter)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := ikeHeader(CreateChildSA, true, 7)
+	for _, tc := range []struct {
+		name string
+		pkt  []byte
+		take bool
+	}{
+		{"port 500", udp(500, 500, h), true},
+		{"to port 500", udp(20500, 500, h), true},
+		{"encapsulated", udp(4500, 20000, append(make([]byte, 4), h...)), true},
+		{"encapsulated, of a NAT", udp(20000, 4500, append(make([]byte, 4), h...)), true},
+		{"ESP in UDP", udp(4500, 4500, append([]byte{1, 2, 3, 4}, h...)), false},
+		{"other port, zeroes", udp(53, 53, make([]byte, 8)), false},
+		{"TCP", append(ipv4Header(6), udp(500, 500, h)[20:]...), false},
+		{"ARP", make([]byte, 28), false},
+	} {
+		for _, pkt := range [][]byte{tc.pkt, udp6(tc.pkt)} {
+			if pkt[0]>>4 == 6 && (tc.name == "TCP" || tc.name == "ARP") {
+				pkt[6] = 6
+			}
+			n, err := vm.Run(pkt)
+			if err != nil || n > 0 != tc.take {
+				t.Errorf("%s, IP version %d: takes %d octets, %v, want %t", tc.name, pkt[0]>>4, n, err, tc.take)
+			}
+		}
+	}
 }
 
 func FuzzParseIKE(f *testing.F) {
 	f.Add(udp(500, 500, ikeHeader(IKESAInit, false, 0)))
 	f.Add(udp(4500, 4500, append(make([]byte, 4), ikeHeader(IKEAuth, true, 1)...)))
+	f.Add(udp6(udp(500, 500, ikeHeader(IKESAInit, false, 0))))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if m, src, dst, ok := parseIKE(b); ok && (!src.IsValid() || !dst.IsValid() || m.String() == "") {
 			t.Errorf("%+v %s %s", m, src, dst)

@@ -112,8 +112,9 @@ func calm(t *T, l *Lab) {
 }
 
 // reaches reports whether the router at the other end of the session lives.
-func (a *Appliance) reaches(router string) bool {
-	return slices.ContainsFunc(a.lab.routers, func(b *bird) bool { return b.name == router && b.proc.Alive() })
+func (a *Appliance) reaches(session string) bool {
+	r := a.lab.router(strings.TrimSuffix(session, peer6))
+	return r != nil && r.Alive()
 }
 
 // join brings client i up with traffic at 500 packets a second each way and
@@ -279,19 +280,23 @@ func detection(t *T, a *Appliance, slot uint32) (time.Duration, bool) {
 func init() {
 	Register(Scenario{
 		Name: "fleet", Doc: "planned handover, power cut, return: one client", Need: fleetNeed, Options: fleetOptions(ConnSpec{Cert: true}),
-		Run: func(t *T, l *Lab) {
-			s, _ := start(t, l)
-			handover(t, l, s, "planned", "fra")
-			allReady(t, l)
-			cut, victim := powerCut(t, l, s, "power-cut")
-			kept(t, cut)
-			t.Check(s.Client.RekeyChild(t.Context()))
-			t.Check(s.Client.RekeyIKE(t.Context()))
-			t.Check(victim.PowerOn())
-			allReady(t, l)
-			handover(t, l, s, "return", victim.Name)
-		},
+		Run: func(t *T, l *Lab) { fleetStory(t, l) },
 	})
+}
+
+// fleetStory is the story of every kind of lab; it returns the scene of the power cut.
+func fleetStory(t *T, l *Lab) Scene {
+	s, _ := start(t, l)
+	handover(t, l, s, "planned", "fra")
+	allReady(t, l)
+	cut, victim := powerCut(t, l, s, "power-cut")
+	kept(t, cut)
+	t.Check(s.Client.RekeyChild(t.Context()))
+	t.Check(s.Client.RekeyIKE(t.Context()))
+	t.Check(victim.PowerOn())
+	allReady(t, l)
+	handover(t, l, s, "return", victim.Name)
+	return cut
 }
 
 // slotOfSPI reads the slot from a gateway's inbound SPI as charon prints it.

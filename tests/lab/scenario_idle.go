@@ -48,10 +48,10 @@ func (l *Lab) usages(t *T) map[string]Usage {
 			out[a.Name+" shadowcastd"] = u
 		}
 	}
-	for _, b := range l.routers {
-		u, err := b.proc.Usage()
+	for _, r := range l.routers {
+		u, err := r.Usage()
 		t.Check(err)
-		out[b.name] = u
+		out[r.name] = u
 	}
 	u, err := usage(os.Getpid())
 	t.Check(err)

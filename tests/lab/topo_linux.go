@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 
@@ -57,6 +58,15 @@ func (l *Lab) addLink(a, devA, b, devB string, p netip.Prefix) error {
 	return nil
 }
 
+// addLink6 gives a cable IPv6 addresses besides, numbered alike.
+func (l *Lab) addLink6(a, b string, p netip.Prefix) error {
+	k, err := l.Link(a, b)
+	if err != nil {
+		return err
+	}
+	return errors.Join(k.A.addAddr(k.DevA, on(p, 1)), k.B.addAddr(k.DevB, on(p, 2)))
+}
+
 type linkKey struct{ a, b string }
 
 // build makes the namespaces and the links of the plan.
@@ -75,6 +85,11 @@ func (l *Lab) build() error {
 	}
 	if err := l.addLink("r1", "r2", "r2", "r1", routerLink); err != nil {
 		return err
+	}
+	if l.opt.ipv6() {
+		if err := l.addLink6("r1", "r2", linkNet6(3, 0)); err != nil {
+			return err
+		}
 	}
 	// The server has .1 here, for InsideNet's first address is well known.
 	if err := l.addLink("srv", devClient, "in", "srv", InsideNet); err != nil {
@@ -110,6 +125,11 @@ func (l *Lab) buildAppliance(n int, name string) error {
 		if err := l.addLink(k.router, name, name, k.dev, linkNet(k.net, n)); err != nil {
 			return err
 		}
+		if l.opt.ipv6() && k.net != insideLink {
+			if err := l.addLink6(k.router, name, linkNet6(k.net, n)); err != nil {
+				return err
+			}
+		}
 	}
 	a := &Appliance{Name: name, N: n, Addr: ApplianceLoopback(n), lab: l, ns: ns}
 	if err := a.routes(); err != nil {
@@ -125,8 +145,16 @@ func (a *Appliance) routes() error {
 	if err := a.ns.route(netip.Prefix{}, a.Addr, host(linkNet(1, a.N), 1), host(linkNet(2, a.N), 1)); err != nil {
 		return err
 	}
+	if a.lab.opt.ipv6() {
+		if err := a.ns.route(anywhere6, netip.Addr{}, host(linkNet6(1, a.N), 1), host(linkNet6(2, a.N), 1)); err != nil {
+			return err
+		}
+	}
 	return a.ns.route(InsideNet.Masked(), netip.Addr{}, host(linkNet(insideLink, a.N), 1))
 }
+
+// anywhere6 is the IPv6 default route.
+var anywhere6 = netip.PrefixFrom(netip.IPv6Unspecified(), 0)
 
 func (l *Lab) buildClient(n int, s ClientSpec) error {
 	ns, err := l.addNode(s.Name, netip.Addr{})
@@ -136,6 +164,15 @@ func (l *Lab) buildClient(n int, s ClientSpec) error {
 	access := accessNet(s.Router, n)
 	c := &Client{Name: s.Name, Spec: s.Conn, lab: l, ns: ns, Addr: host(access, 2), Public: host(access, 2)}
 	router := routerName(s.Router)
+	if s.IPv6 {
+		access = linkNet6(19+s.Router, n)
+		c.Addr, c.Public = host(access, 2), host(access, 2)
+		if err := l.addLink(router, s.Name, s.Name, devClient, access); err != nil {
+			return err
+		}
+		l.clients = append(l.clients, c)
+		return ns.route(anywhere6, netip.Addr{}, host(access, 1))
+	}
 	if !s.NAT {
 		if err := l.addLink(router, s.Name, s.Name, devClient, access); err != nil {
 			return err
@@ -178,6 +215,14 @@ func (l *Lab) buildRoutes() error {
 		}
 		if err := ns.route(single(RouterLoopback(other)), netip.Addr{}, host(routerLink, other)); err != nil {
 			return err
+		}
+		if l.opt.ipv6() {
+			// The other router's clients, and its links with the appliances.
+			for _, net := range []int{19 + other, other} {
+				if err := ns.route(linkNets6(net), netip.Addr{}, host(linkNet6(3, 0), other)); err != nil {
+					return err
+				}
+			}
 		}
 		for i := range l.opt.Appliances {
 			if err := ns.routeMetric(single(ApplianceLoopback(i+1)), netip.Addr{}, bootstrapMetric, host(linkNet(r, i+1), 2)); err != nil {
