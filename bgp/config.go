@@ -53,8 +53,7 @@ type BFD struct {
 type Peer struct {
 	Name    string
 	Address netip.Addr
-	// LocalAddress is our end. With BFD it must be the address the kernel
-	// prefers towards the router: GoBGP does not bind its BFD socket to it.
+	// LocalAddress is our end, the source of BGP and BFD.
 	LocalAddress netip.Addr
 	ASN          uint32
 	Role         Role
@@ -103,7 +102,6 @@ const (
 	DefaultMaxPrefixes   = 1000
 	DefaultChangeWindow  = 15 * time.Minute
 	DefaultMaxChanges    = 2
-	bfdPort              = 3784
 	maxNodeName          = 63
 )
 

@@ -2,7 +2,7 @@
 // the anycast VIPs and a liveness host route to outside routers, inner prefixes
 // to inside routers, and watches the liveness routes of the other appliances.
 //
-// It owns every goroutine of GoBGP, the sessions, the announcements and the
+// It owns every goroutine of GoBGP and of package bfd, the sessions, the announcements and the
 // budget of attribute changes. It never decides anything: it announces what the
 // last Set said, no VIP before the first Set says so, and reports what it sees.
 // It never installs a route into the kernel, never re-advertises a route it

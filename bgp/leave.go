@@ -128,10 +128,9 @@ func (s *Speaker) unacknowledged(p Peer) bool {
 	return err == nil && sock.WQueue > 0
 }
 
-// stop leaves in order. GoBGP's own Stop would close sessions as "peer
-// deconfigured" without a word, and can deadlock: deleting a peer waits for its
-// BFD session, which may be waiting for GoBGP to reset that very peer. So
-// sessions are closed first, and peers deleted one by one.
+// stop leaves in order: GoBGP's own Stop would close sessions as "peer
+// deconfigured" without a word. BFD ends last, or the routers would take the end
+// for a failure.
 func (s *Speaker) stop(srv *server.BgpServer, cancel context.CancelFunc, served <-chan struct{}) error {
 	ctx, done := context.WithTimeout(context.Background(), stopBound)
 	defer done()
@@ -162,7 +161,6 @@ func (s *Speaker) stop(srv *server.BgpServer, cancel context.CancelFunc, served 
 		if err := srv.DeletePeer(ctx, &api.DeletePeerRequest{Address: a}); err != nil {
 			errs = append(errs, fmt.Errorf("delete bgp peer %s: %w", a, err))
 		}
-		_ = poll(ctx, func() bool { return !hasBFD(ctx, srv, a) })
 	}
 	cancel()
 	// Not joined by a wait group: if GoBGP hangs, Run must still return.
@@ -174,9 +172,4 @@ func (s *Speaker) stop(srv *server.BgpServer, cancel context.CancelFunc, served 
 		errs = append(errs, errors.New("stop bgp: gobgp still runs, its goroutines are left behind"))
 	}
 	return errors.Join(errs...)
-}
-
-func hasBFD(ctx context.Context, srv *server.BgpServer, addr string) (found bool) {
-	srv.ListBfdPeer(ctx, func(a string, _ *api.BfdPeerState) { found = found || a == addr })
-	return found
 }

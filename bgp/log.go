@@ -41,10 +41,7 @@ type logHandler struct {
 	next  slog.Handler
 	names map[netip.Addr]string
 	diag  *diagnosis
-	// bfdDown is told that the BFD session with a router went down. GoBGP has
-	// no other sign of it while BGP is down.
-	bfdDown func(netip.Addr)
-	peer    netip.Addr // from the attributes of the logger, if any
+	peer  netip.Addr // from the attributes of the logger, if any
 }
 
 // Enabled is true for every level: Debug records carry the dial errors.
@@ -67,9 +64,6 @@ func (h *logHandler) Handle(ctx context.Context, r slog.Record) error {
 	})
 	if text := diagnose(r.Message, raw); text != "" && peer.IsValid() {
 		h.diag.set(peer, text)
-	}
-	if (r.Message == "Expired" || r.Message == "Remote peer signaled BFD down") && peer.IsValid() {
-		h.bfdDown(peer)
 	}
 	level := r.Level
 	if level == slog.LevelInfo || level == slog.LevelError && r.Message == "unexpected message sent" {

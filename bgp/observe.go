@@ -12,6 +12,8 @@ import (
 	"github.com/osrg/gobgp/v4/api"
 	"github.com/osrg/gobgp/v4/pkg/apiutil"
 	gobgp "github.com/osrg/gobgp/v4/pkg/packet/bgp"
+
+	"github.com/shadowcast/shadowcast/bgp/bfd"
 )
 
 // bfdReset is how GoBGP reports a session it closed because BFD went down. The
@@ -43,6 +45,7 @@ type session struct {
 	flaps   uint64
 	reason  string // of the last loss
 	lost    bool   // went down and was not rebuilt yet
+	bfdDown string // why BFD went down under it; empty once BGP was told
 	pfxOver bool   // closed by the prefix limit
 	local   uint32 // ports of the current connection
 	remote  uint32
@@ -160,7 +163,7 @@ func (o *observer) onPeer(ev *apiutil.WatchEventMessage_PeerEvent, _ time.Time) 
 	var evs []Event
 	switch {
 	case st.SessionState == gobgp.BGP_FSM_ESTABLISHED && !s.up:
-		s.up, s.since = true, now
+		s.up, s.since, s.bfdDown = true, now, ""
 		s.local, s.remote = ev.Peer.Transport.LocalPort, ev.Peer.Transport.RemotePort
 		o.diag.set(addr, "")
 		evs = append(evs, Event{Kind: PeerUp, At: now, Peer: o.names[addr]})
@@ -238,14 +241,37 @@ func (o *observer) liveness() map[netip.Prefix][]Sighting {
 	return m
 }
 
-// bfdDown takes note of a BFD session that went down. With BGP up the loss of
-// the session follows and is what counts.
-func (o *observer) bfdDown(a netip.Addr) {
+// onBFD takes note of a BFD session that went down while BGP is up: BGP is to
+// follow. While BGP is down there is nothing to do: a session that comes up later is
+// watched by BFD from the moment when that is up.
+func (o *observer) onBFD(e bfd.Event) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if s := o.peers[a]; s != nil && !s.up {
-		s.lost = true
+	s := o.peers[e.Peer]
+	if s == nil {
+		return
 	}
+	switch e.Kind {
+	case bfd.WentDown:
+		if s.up {
+			s.bfdDown = e.Reason
+		}
+	case bfd.Refused:
+		o.log.Warn("bfd packet refused", "peer", o.names[e.Peer], "reason", e.Reason)
+	}
+}
+
+// takeBFDDown returns, once, why BFD went down under an established session with a.
+func (o *observer) takeBFDDown(a netip.Addr) string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	s := o.peers[a]
+	why := s.bfdDown
+	s.bfdDown = ""
+	if !s.up {
+		return ""
+	}
+	return why
 }
 
 // takeLost reports, once per loss, that the session with a is to be rebuilt: at

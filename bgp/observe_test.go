@@ -12,6 +12,8 @@ import (
 	"github.com/osrg/gobgp/v4/api"
 	"github.com/osrg/gobgp/v4/pkg/apiutil"
 	gobgp "github.com/osrg/gobgp/v4/pkg/packet/bgp"
+
+	"github.com/shadowcast/shadowcast/bgp/bfd"
 )
 
 var (
@@ -134,21 +136,52 @@ func TestPeerEvents(t *testing.T) {
 	if s := o.get(addr1); s.flaps != 2 || !s.pfxOver {
 		t.Errorf("session %+v", s)
 	}
-	o.bfdDown(addr2) // with BGP down: to be rebuilt before it comes up
 	now := time.Now()
-	if !o.takeLost(addr2, true, now) || o.takeLost(addr2, true, now) {
-		t.Error("bfd down with BGP down is to be rebuilt once")
+	if o.takeLost(addr2, true, now) {
+		t.Error("a session that never was is to be rebuilt")
 	}
 	if o.takeLost(addr1, true, now) || !o.takeLost(addr1, true, now.Add(reopenAfter+time.Second)) || o.takeLost(addr1, true, now.Add(time.Hour)) {
 		t.Error("a session closed by the prefix limit is to be rebuilt once, after a minute")
 	}
 }
 
+// TestBFDDown: BGP follows BFD once, and only where it is established. A reset that
+// finds no session would stay behind in GoBGP and close the next one.
+func TestBFDDown(t *testing.T) {
+	o, _ := testObserver()
+	down := bfd.Event{Kind: bfd.WentDown, Peer: addr1, Reason: "control detection time expired"}
+	up := func(s gobgp.FSMState) {
+		o.onPeer(&apiutil.WatchEventMessage_PeerEvent{Type: apiutil.PEER_EVENT_STATE, Peer: apiutil.Peer{
+			State: apiutil.PeerState{NeighborAddress: addr1, SessionState: s},
+		}}, time.Time{})
+	}
+	o.onBFD(down)
+	if why := o.takeBFDDown(addr1); why != "" {
+		t.Errorf("a session that is not up is to be reset: %s", why)
+	}
+	up(gobgp.BGP_FSM_ESTABLISHED)
+	if why := o.takeBFDDown(addr1); why != "" {
+		t.Errorf("what happened before the session is to reset it: %s", why)
+	}
+	o.onBFD(down)
+	if why := o.takeBFDDown(addr1); why != down.Reason {
+		t.Errorf("reset for %q, want %q", why, down.Reason)
+	}
+	if why := o.takeBFDDown(addr1); why != "" {
+		t.Errorf("reset twice: %s", why)
+	}
+	o.onBFD(down)
+	up(gobgp.BGP_FSM_IDLE)
+	if why := o.takeBFDDown(addr1); why != "" || !o.takeLost(addr1, true, time.Now()) {
+		t.Errorf("a session that ended by itself is to be reset (%q), or is not to be rebuilt", why)
+	}
+	o.onBFD(bfd.Event{Kind: bfd.WentDown, Peer: netip.MustParseAddr("203.0.113.9")}) // no peer of ours
+}
+
 func TestLogHandler(t *testing.T) {
 	var b strings.Builder
 	d := &diagnosis{last: map[netip.Addr]string{}}
-	var down []netip.Addr
-	h := &logHandler{next: slog.NewTextHandler(&b, nil), names: map[netip.Addr]string{addr1: "r1"}, diag: d, bfdDown: func(a netip.Addr) { down = append(down, a) }}
+	h := &logHandler{next: slog.NewTextHandler(&b, nil), names: map[netip.Addr]string{addr1: "r1"}, diag: d}
 	l := slog.New(h).With("Topic", "Peer", "Key", addr1.String())
 	l.Info("Peer Up")
 	l.Debug("failed to connect", "Error", "dial tcp: i/o timeout")
@@ -161,10 +194,6 @@ func TestLogHandler(t *testing.T) {
 	l.Warn("Expired", "Err", "x", "Admin State", 3)
 	if got := b.String(); !strings.Contains(got, `msg="gobgp: expired" peer=r1 err=x admin_state=3`) {
 		t.Errorf("logged %q", got)
-	}
-	slog.New(h).Warn("Remote peer signaled BFD down", "Topic", "bfd", "Peer", addr1.String())
-	if len(down) != 2 || down[1] != addr1 {
-		t.Errorf("bfd down seen for %v", down)
 	}
 	l.Info("sent notification", "Code", 2, "Subcode", 2)
 	if got := d.get(addr1); !strings.Contains(got, "bad peer as") || !strings.Contains(got, "not the configured one") {

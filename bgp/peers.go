@@ -39,14 +39,10 @@ type PeerState struct {
 func (s *Speaker) Peers() []PeerState {
 	srv := s.server()
 	found := map[string]*api.Peer{}
-	bfd := map[string]string{}
 	if srv != nil {
 		ctx := context.Background()
 		_ = srv.ListPeer(ctx, &api.ListPeerRequest{EnableAdvertised: true}, func(p *api.Peer) {
 			found[p.GetState().GetNeighborAddress()] = p
-		})
-		srv.ListBfdPeer(ctx, func(a string, st *api.BfdPeerState) {
-			bfd[a] = strings.ToLower(strings.TrimPrefix(st.GetSessionState().String(), "BFD_SESSION_STATE_"))
 		})
 	}
 	out := make([]PeerState, 0, len(s.cfg.Peers))
@@ -57,11 +53,8 @@ func (s *Speaker) Peers() []PeerState {
 			Session: "stopped", BFD: "off",
 			Up: h.up, Since: h.since, Flaps: h.flaps, LastDown: h.reason, LastError: s.diag.get(c.Address),
 		}
-		if c.BFD.Enabled {
-			p.BFD = "down"
-			if st := bfd[c.Address.String()]; st != "" {
-				p.BFD = st
-			}
+		if st, ok := s.bfd.Status(c.Address); ok {
+			p.BFD = st.State.String()
 		}
 		if g := found[c.Address.String()]; g != nil {
 			p.Session = strings.ToLower(strings.TrimPrefix(g.GetState().GetSessionState().String(), "SESSION_STATE_"))

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/netip"
 	"sync"
 	"time"
@@ -14,6 +13,7 @@ import (
 	"github.com/osrg/gobgp/v4/pkg/apiutil"
 	gobgp "github.com/osrg/gobgp/v4/pkg/packet/bgp"
 	"github.com/osrg/gobgp/v4/pkg/server"
+	"github.com/shadowcast/shadowcast/bgp/bfd"
 	"golang.org/x/sync/errgroup"
 )
 
@@ -31,6 +31,7 @@ type Speaker struct {
 	log   *slog.Logger
 	obs   *observer
 	diag  *diagnosis
+	bfd   *bfd.Server
 	queue *queue
 	ready chan struct{}
 	wake  chan struct{} // nextAt moved, or a session was lost
@@ -68,6 +69,16 @@ func New(c Config, log *slog.Logger) (*Speaker, error) {
 		s.queue.push(evs)
 		s.poke()
 	})
+	var watched []bfd.Peer
+	for _, p := range c.Peers {
+		if p.BFD.Enabled {
+			watched = append(watched, bfd.Peer{Remote: p.Address, Local: p.LocalAddress, Interval: p.BFD.Interval, Multiplier: p.BFD.Multiplier})
+		}
+	}
+	s.bfd = bfd.New(watched, log, func(e bfd.Event) {
+		s.obs.onBFD(e)
+		s.poke()
+	})
 	return s, nil
 }
 
@@ -87,21 +98,21 @@ func (s *Speaker) Run(ctx context.Context) error {
 	if !first {
 		return errors.New("run bgp speaker: it ran before")
 	}
-	if err := s.checkBFDPort(); err != nil {
-		return err
-	}
 	level := &slog.LevelVar{}
-	handler := &logHandler{next: s.log.Handler(), names: s.obs.names, diag: s.diag, bfdDown: func(a netip.Addr) {
-		s.obs.bfdDown(a)
-		s.poke()
-	}}
+	handler := &logHandler{next: s.log.Handler(), names: s.obs.names, diag: s.diag}
 	srv := server.NewBgpServer(server.LoggerOption(slog.New(handler), level))
 
 	// The parts live on a context of their own: they must outlast ctx, to leave
 	// in order.
 	inner, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
+	ctx, failed := context.WithCancel(ctx)
+	defer failed()
 	var g errgroup.Group
+	g.Go(func() error {
+		defer failed() // without BFD there is no going on
+		return s.bfd.Run(inner)
+	})
 	g.Go(func() error { s.queue.run(inner, s.cfg.OnEvent); return nil })
 	served := make(chan struct{})
 	go func() { defer close(served); srv.Serve() }() // awaited by stop
@@ -114,22 +125,6 @@ func (s *Speaker) Run(ctx context.Context) error {
 	err = errors.Join(err, s.stop(srv, cancel, served))
 	cancel()
 	return errors.Join(err, g.Wait())
-}
-
-// checkBFDPort finds out early that something else speaks BFD here: GoBGP would
-// only log it, and share the port.
-func (s *Speaker) checkBFDPort() error {
-	for _, p := range s.cfg.Peers {
-		if !p.BFD.Enabled {
-			continue
-		}
-		c, err := net.ListenUDP("udp", &net.UDPAddr{Port: bfdPort})
-		if err != nil {
-			return fmt.Errorf("listen for bfd on udp port %d (does another bfd daemon run in this namespace?): %w", bfdPort, err)
-		}
-		return c.Close()
-	}
-	return nil
 }
 
 // start brings GoBGP up, nothing announced but what Set already asked for.
@@ -197,15 +192,6 @@ func apiPeer(p Peer) *api.Peer {
 	if p.TTLSecurity {
 		n.TtlSecurity = &api.TtlSecurity{Enabled: true, TtlMin: 255}
 	}
-	if p.BFD.Enabled {
-		us := uint32(p.BFD.Interval / time.Microsecond)
-		n.Bfd = &api.BfdPeerConfig{
-			Enabled:                  true,
-			DesiredMinimumTxInterval: us,
-			RequiredMinimumReceive:   us,
-			DetectionMultiplier:      uint32(p.BFD.Multiplier),
-		}
-	}
 	return n
 }
 
@@ -238,6 +224,11 @@ func (s *Speaker) loop(ctx context.Context, srv *server.BgpServer) error {
 			}
 		}
 		for _, p := range s.cfg.Peers {
+			if why := s.obs.takeBFDDown(p.Address); why != "" {
+				if err := srv.ResetPeer(ctx, &api.ResetPeerRequest{Address: p.Address.String(), Communication: "BFD is down: " + why}); err != nil {
+					s.log.Warn("bgp session not reset", "peer", p.Name, "err", err)
+				}
+			}
 			if !s.obs.takeLost(p.Address, p.BFD.Enabled, time.Now()) {
 				continue
 			}
@@ -249,21 +240,17 @@ func (s *Speaker) loop(ctx context.Context, srv *server.BgpServer) error {
 }
 
 // rebuild replaces a peer whose session was lost by a new one. In GoBGP 4.8 a
-// BFD session that goes down after BGP did leaves a reset behind that closes the
-// next BGP session as soon as it is up (osrg/gobgp#3561, fixed in 4.9), so that
-// one failure is two flaps; and updates that the lost session did not send any
-// more may go out first on the next one. A new peer has no leftovers, connects
-// without the idle time, and ends a shutdown by the prefix limit. Its price: a
-// session that ends within its first milliseconds can leave one parked goroutine
-// of GoBGP's update queue behind.
+// reset that finds the session down already stays behind and closes the next one
+// as soon as it is up (osrg/gobgp#3561), so that one failure is two flaps; and
+// updates that the lost session did not send any more may go out first on the next
+// one. A new peer has no leftovers, connects without the idle time, and ends a
+// shutdown by the prefix limit. BFD is not part of it, and goes on meanwhile. Its
+// price: a session that ends within its first milliseconds can leave one parked
+// goroutine of GoBGP's update queue behind.
 func rebuild(ctx context.Context, srv *server.BgpServer, p Peer) error {
 	addr := p.Address.String()
 	if err := srv.DeletePeer(ctx, &api.DeletePeerRequest{Address: addr}); err != nil {
 		return fmt.Errorf("delete bgp peer: %w", err)
-	}
-	// Adding before its BFD session is gone can deadlock GoBGP.
-	if err := poll(ctx, func() bool { return !hasBFD(ctx, srv, addr) }); err != nil {
-		return fmt.Errorf("wait for bfd to stop: %w", err)
 	}
 	if err := srv.AddPeer(ctx, &api.AddPeerRequest{Peer: apiPeer(p)}); err != nil {
 		return fmt.Errorf("add bgp peer: %w", err)
