@@ -26,6 +26,7 @@ type Identity struct {
 type state struct {
 	fleet string
 	roots *x509.CertPool
+	until time.Time // the last CA ends
 	cert  *tls.Certificate
 }
 
@@ -55,6 +56,9 @@ func (id *Identity) Reload() error {
 		}
 		s.fleet = fleet
 		s.roots.AddCert(ca)
+		if ca.NotAfter.After(s.until) {
+			s.until = ca.NotAfter
+		}
 	}
 	chain, err := readCerts(id.files.Cert)
 	if err != nil {
@@ -90,6 +94,9 @@ func (id *Identity) Fleet() string { return id.state.Load().fleet }
 
 // NotAfter is when our certificate expires.
 func (id *Identity) NotAfter() time.Time { return id.state.Load().cert.Leaf.NotAfter }
+
+// CANotAfter is when the last CA of the fleet that we know expires.
+func (id *Identity) CANotAfter() time.Time { return id.state.Load().until }
 
 // ServerTLS accepts appliances of our fleet with TLS 1.3. allow may refuse some
 // by name; nil accepts every one. PeerName tells who it is afterwards.

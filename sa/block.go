@@ -17,9 +17,9 @@ const BlockSize uint64 = 1 << BlockBits
 // that the blocks left (64 in all) still cover takeovers that come meanwhile.
 const RekeyDistance = 48
 
-// maxBlock is the last block whose numbers fit into 32 bits. With ESN (RFC 4304)
+// MaxBlock is the last block whose numbers fit into 32 bits. With ESN (RFC 4304)
 // a forward jump must stay below 2^32 minus the window, so the same bound holds.
-const maxBlock = 1<<(32-BlockBits) - 1
+const MaxBlock uint64 = 1<<(32-BlockBits) - 1
 
 // Birth records when an SA came into being.
 //
@@ -44,8 +44,8 @@ func (b Birth) Block(g Ticket) (uint64, error) {
 		return 0, fmt.Errorf("ticket %d is not above %d, the base of the SA: its holder must not send", g, b.Base)
 	}
 	n := uint64(g - b.Base)
-	if n > maxBlock {
-		return 0, fmt.Errorf("ticket %d lies %d blocks above the base of the SA, the last one is %d: rekey it", g, n, maxBlock)
+	if n > MaxBlock {
+		return 0, fmt.Errorf("ticket %d lies %d blocks above the base of the SA, the last one is %d: rekey it", g, n, MaxBlock)
 	}
 	return n, nil
 }

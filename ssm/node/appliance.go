@@ -209,6 +209,9 @@ func (a *Appliance) Run(ctx context.Context) error {
 	g.Go(func() error { return a.routes.run(gctx) })
 	g.Go(func() error { return a.serveOperator(gctx) })
 	g.Go(func() error { return a.watchFitness(gctx) })
+	if a.cfg.Metrics.IsValid() {
+		g.Go(func() error { return a.serveMetrics(gctx) })
+	}
 	if a.cfg.Health.Enabled {
 		g.Go(func() error { return a.health.run(gctx) })
 	}

@@ -57,7 +57,11 @@ func (a *Appliance) toSlot(act ssm.Action) {
 	case ssm.ActBuild:
 		a.at(x.Slot, (*slotRuntime).rebuild)
 	case ssm.ActActivate:
-		a.at(x.Slot, (*slotRuntime).activate)
+		a.at(x.Slot, func(r *slotRuntime) {
+			if r.activate() {
+				a.events.Add(Entry{Slot: x.Slot, Kind: "active", Text: "charon of the slot is active"})
+			}
+		})
 	case ssm.ActShadow:
 		// The replication server must know at once whom to believe.
 		a.authority.set(x.Slot, string(x.Owner), x.Ticket)

@@ -321,12 +321,15 @@ func (r *slotRuntime) onTick() {
 	}
 }
 
-func (r *slotRuntime) activate() {
-	r.a.problem(r.n, "activate charon", r.link.Activate(r.ctx))
+// activate reports whether charon was told.
+func (r *slotRuntime) activate() bool {
+	err := r.link.Activate(r.ctx)
+	r.a.problem(r.n, "activate charon", err)
 	if r.mode == modeOwner {
 		r.rekeyWorn()
 		r.planTakenOver()
 	}
+	return err == nil
 }
 
 // standDown ends an ownership: nothing is published any more, charon becomes

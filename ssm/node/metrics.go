@@ -1,0 +1,130 @@
+package node
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/shadowcast/shadowcast/metrics"
+	"github.com/shadowcast/shadowcast/sa"
+	"github.com/shadowcast/shadowcast/sa/steer"
+	"github.com/shadowcast/shadowcast/sa/xfrm"
+)
+
+// serveMetrics answers scrapes until ctx ends. An appliance whose endpoint cannot
+// be served goes on without it: its sessions matter more.
+func (a *Appliance) serveMetrics(ctx context.Context) error {
+	s := metrics.NewServer(a.cfg.Metrics, snapshots{a}, a.events.log, a.log)
+	a.problem(0, "serve metrics", ignore(s.Run(ctx), ctx))
+	return nil
+}
+
+// snapshots takes what a scrape shows.
+type snapshots struct{ a *Appliance }
+
+func (s snapshots) Snapshot(ctx context.Context) (*metrics.Snapshot, error) {
+	a, b := s.a, backend{s.a}
+	v, err := a.view(ctx)
+	if err != nil {
+		return nil, err
+	}
+	out := &metrics.Snapshot{Standing: standingProto(v.Standing), Steering: map[string]uint64{}}
+	for _, x := range v.Slots {
+		if a.slots[x.Slot] != nil {
+			out.Slots = append(out.Slots, a.slotProto(x))
+		}
+	}
+	if out.Appliance, err = b.Appliance(ctx); err != nil {
+		return nil, err
+	}
+	if out.Peers, err = b.Peers(ctx); err != nil {
+		return nil, err
+	}
+	if out.BGP, err = b.BGP(ctx); err != nil {
+		return nil, err
+	}
+	if out.Health, err = a.health.Health(ctx, false); err != nil {
+		return nil, err
+	}
+	dropped, err := a.steer.Counters()
+	if err != nil {
+		return nil, err
+	}
+	for _, r := range steer.Reasons() {
+		out.Steering[r.String()] = dropped[r]
+	}
+	out.Certificates = map[string]time.Time{"ca": a.identity.CANotAfter(), "cert": a.identity.NotAfter()}
+	for n, r := range a.slots {
+		p := r.published.Load()
+		if p == nil {
+			continue
+		}
+		for _, st := range p.Status() {
+			out.Replication = append(out.Replication, metrics.Replication{Slot: n, Shadow: st.Name, Bytes: st.Bytes, Connects: st.Connects, Repairs: st.Repairs})
+		}
+		q, err := r.sequences(ctx)
+		if err != nil {
+			return nil, err
+		}
+		out.Sequences = append(out.Sequences, q)
+	}
+	return out, nil
+}
+
+// sequences compares the outbound SAs of an owned slot with the ends of their
+// blocks. It reads the kernel on a socket of its own: the runtime goes on.
+func (r *slotRuntime) sequences(ctx context.Context) (metrics.Sequence, error) {
+	q := metrics.Sequence{Slot: r.n, Headroom: 1, BlocksLeft: sa.MaxBlock}
+	blocks := ask(ctx, r.queue, r.outboundBlocks)
+	if err := ctx.Err(); err != nil || len(blocks) == 0 {
+		return q, err
+	}
+	kern, err := xfrm.Open(r.netns())
+	if err != nil {
+		return q, fmt.Errorf("read the sequence numbers of slot %d: %w", r.n, err)
+	}
+	defer kern.Close()
+	states, err := kern.Dump()
+	if err != nil {
+		return q, fmt.Errorf("read the sequence numbers of slot %d: %w", r.n, err)
+	}
+	for _, s := range states {
+		block, ok := blocks[s.SPI]
+		if !ok || r.inbound(s) {
+			continue
+		}
+		q.SAs++
+		q.Headroom = min(q.Headroom, headroom(s.OSeq, block))
+		q.BlocksLeft = min(q.BlocksLeft, sa.MaxBlock-min(block, sa.MaxBlock))
+	}
+	return q, nil
+}
+
+// headroom is the share of block that lies above the last used number.
+func headroom(oseq, block uint64) float64 {
+	first, end := sa.FirstSeq(block), sa.FirstSeq(block+1)
+	switch {
+	case oseq <= first:
+		return 1
+	case oseq >= end:
+		return 0
+	}
+	return float64(end-oseq) / float64(sa.BlockSize)
+}
+
+// outboundBlocks are the blocks in which the owner sends, by outbound SPI. Only
+// the runtime's goroutine calls it.
+func (r *slotRuntime) outboundBlocks() map[sa.SPI]uint64 {
+	if r.mode != modeOwner || r.ledger == nil {
+		return nil
+	}
+	out := map[sa.SPI]uint64{}
+	for _, d := range r.ledger.Docs() {
+		for _, c := range d.Children {
+			if b, err := c.Birth.Block(r.ticket); err == nil {
+				out[c.Out] = b
+			}
+		}
+	}
+	return out
+}
