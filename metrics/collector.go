@@ -17,21 +17,22 @@ type collector struct {
 	source   Source
 	log      *slog.Logger
 	families []family
-	up       *prometheus.Desc
-	took     *prometheus.Desc
+	up, took family
 }
 
 // NewCollector makes a collector of everything that src shows.
-func NewCollector(src Source, log *slog.Logger) prometheus.Collector {
+func NewCollector(src Source, log *slog.Logger) prometheus.Collector { return newCollector(src, log) }
+
+func newCollector(src Source, log *slog.Logger) *collector {
 	return &collector{source: src, log: log, families: families(),
-		up:   prometheus.NewDesc(namespace+"snapshot_up", "1 where the daemon answered this scrape; without an answer most other metrics are missing.", nil, nil),
-		took: prometheus.NewDesc(namespace+"snapshot_duration_seconds", "How long the daemon took to answer this scrape.", nil, nil)}
+		up:   gauge("snapshot_up", "1 where the daemon answered this scrape; without an answer most other metrics are missing.", nil, nil),
+		took: gauge("snapshot_duration_seconds", "How long the daemon took to answer this scrape.", nil, nil)}
 }
 
 // Describe tells every metric that may come.
 func (c *collector) Describe(ch chan<- *prometheus.Desc) {
-	ch <- c.up
-	ch <- c.took
+	ch <- c.up.desc
+	ch <- c.took.desc
 	for _, f := range c.families {
 		ch <- f.desc
 	}
@@ -43,8 +44,8 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	defer cancel()
 	began := time.Now()
 	s, err := c.source.Snapshot(ctx)
-	ch <- prometheus.MustNewConstMetric(c.took, prometheus.GaugeValue, time.Since(began).Seconds())
-	ch <- prometheus.MustNewConstMetric(c.up, prometheus.GaugeValue, truth(err == nil))
+	ch <- prometheus.MustNewConstMetric(c.took.desc, prometheus.GaugeValue, time.Since(began).Seconds())
+	ch <- prometheus.MustNewConstMetric(c.up.desc, prometheus.GaugeValue, truth(err == nil))
 	if err != nil {
 		c.log.Warn("take a snapshot for metrics", "err", err)
 		return

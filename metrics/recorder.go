@@ -35,10 +35,12 @@ type Recorder struct {
 	takeovers *prometheus.CounterVec
 	takeover  *prometheus.HistogramVec
 	handovers *prometheus.CounterVec
-	handover  prometheus.Histogram
+	handover  prometheus.Observer
 	phase     *prometheus.HistogramVec
 	drains    *prometheus.CounterVec
 
+	all              []prometheus.Collector
+	reference        []Metric
 	kinds, callNames words
 	moves            map[string]*openMove
 	claims           map[uint32]openClaim
@@ -67,19 +69,16 @@ var (
 // NewRecorder makes a recorder of log and registers its metrics.
 func NewRecorder(log EventLog, reg prometheus.Registerer) *Recorder {
 	r := &Recorder{log: log, moves: map[string]*openMove{}, claims: map[uint32]openClaim{}, kinds: words{}, callNames: words{}}
-	vec := func(name, help string, labels ...string) *prometheus.CounterVec {
-		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: namespace + name, Help: help}, labels)
-	}
-	r.events = vec("events_total", "Entries of the event log by kind and severity.", "kind", "severity")
-	r.missed = prometheus.NewCounter(prometheus.CounterOpts{Name: namespace + "events_missed_total", Help: "Entries of the event log that were overwritten before they were counted."})
-	r.calls = vec("operator_calls_total", "Calls of the operator API that change something or reveal keys, by outcome.", "call", "outcome")
-	r.takeovers = vec("takeovers_total", "Claims of slots whose owner had died or could not go on, and first claims and planned moves, by cause.", "cause")
-	r.takeover = prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: namespace + "takeover_duration_seconds", Buckets: takeoverBuckets,
-		Help: "Takeovers of slots whose owner died: detection from its last sign of life to the claim, activation from the claim to an active charon (packets flow before that), total both."}, []string{"phase"})
-	r.handovers = vec("handovers_total", "Planned moves of slots owned here by outcome.", "outcome")
-	r.handover = prometheus.NewHistogram(prometheus.HistogramOpts{Name: namespace + "handover_duration_seconds", Help: "Planned moves that were completed.", Buckets: takeoverBuckets})
-	r.phase = prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: namespace + "handover_phase_duration_seconds", Help: "Phases of planned moves of slots owned here.", Buckets: phaseBuckets}, []string{"phase"})
-	r.drains = vec("drains_total", "Drains of this appliance by outcome.", "outcome")
+	r.events = r.counters("events_total", "Entries of the event log by kind and severity.", "kind", "severity")
+	r.missed = r.counters("events_missed_total", "Entries of the event log that were overwritten before they were counted.").WithLabelValues()
+	r.calls = r.counters("operator_calls_total", "Calls of the operator API that change something or reveal keys, by outcome.", "call", "outcome")
+	r.takeovers = r.counters("takeovers_total", "Claims of slots: owner-died are takeovers, planned are moves, first claims and those of slots that an owner gave up.", "cause")
+	r.takeover = r.histograms("takeover_duration_seconds", takeoverBuckets,
+		"Takeovers of slots whose owner died: detection from its last sign of life to the claim, activation from the claim to an active charon (packets flow before that), total both.", "phase")
+	r.handovers = r.counters("handovers_total", "Planned moves of slots owned here by outcome.", "outcome")
+	r.handover = r.histograms("handover_duration_seconds", takeoverBuckets, "Planned moves that were completed.").WithLabelValues()
+	r.phase = r.histograms("handover_phase_duration_seconds", phaseBuckets, "Phases of planned moves of slots owned here.", "phase")
+	r.drains = r.counters("drains_total", "Drains of this appliance by outcome.", "outcome")
 	// Known values are there from the start, so that a rate sees the first one.
 	for _, c := range []string{causeDeath, causeOther} {
 		r.takeovers.WithLabelValues(c)
@@ -90,8 +89,20 @@ func NewRecorder(log EventLog, reg prometheus.Registerer) *Recorder {
 	for _, o := range drainEnds {
 		r.drains.WithLabelValues(o)
 	}
-	reg.MustRegister(r.events, r.missed, r.calls, r.takeovers, r.takeover, r.handovers, r.handover, r.phase, r.drains)
+	reg.MustRegister(r.all...)
 	return r
+}
+
+func (r *Recorder) counters(name, help string, labels ...string) *prometheus.CounterVec {
+	v := prometheus.NewCounterVec(prometheus.CounterOpts{Name: namespace + name, Help: help}, labels)
+	r.reference, r.all = append(r.reference, Metric{namespace + name, "counter", labels, help}), append(r.all, v)
+	return v
+}
+
+func (r *Recorder) histograms(name string, buckets []float64, help string, labels ...string) *prometheus.HistogramVec {
+	v := prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: namespace + name, Help: help, Buckets: buckets}, labels)
+	r.reference, r.all = append(r.reference, Metric{namespace + name, "histogram", labels, help}), append(r.all, v)
+	return v
 }
 
 // String names the task.

@@ -174,6 +174,7 @@ func (a *Appliance) newConfig() *config.Config {
 		Log: config.Log{Format: "text"}, Shadowing: !l.opt.NoShadowing,
 		PKI:          config.PKI{CA: filepath.Join(f.dir, pki.CACertFile), Cert: filepath.Join(f.dir, a.Name+".crt"), Key: filepath.Join(f.dir, a.Name+".key")},
 		FleetKeyFile: filepath.Join(f.dir, pki.FleetKeyFile),
+		Metrics:      metricsAddr,
 		Uplinks:      []string{devUplink1, devUplink2}, Inside: []string{devInside},
 		Fleet: f.shared,
 		// The guest has no hardware worth watching; scenarios that want some

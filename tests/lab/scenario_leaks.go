@@ -158,7 +158,8 @@ func lookInto(t *T, dir string, look func(string, []byte)) {
 	}))
 }
 
-// answers looks at everything the operator API and shadowctl say by themselves.
+// answers looks at everything the operator API, shadowctl and the metrics say by
+// themselves.
 func answers(t *T, a *Appliance, slot uint32, look func(string, []byte)) {
 	api, err := a.API()
 	t.Check(err)
@@ -186,6 +187,14 @@ func answers(t *T, a *Appliance, slot uint32, look func(string, []byte)) {
 	t.Check(err)
 	for _, e := range evs {
 		look(a.Name+": event", []byte(protojson.Format(e)))
+	}
+	text := scrape(t, a, "metrics-"+a.Name+".txt")
+	look(a.Name+": metrics", text)
+	for _, want := range []string{"shadowcast_snapshot_up 1", fmt.Sprintf(`shadowcast_slot_sessions{role="owner",slot="%d"} 1`, slot),
+		fmt.Sprintf(`shadowcast_sequence_headroom_ratio{slot="%d"} 0.99`, slot), `shadowcast_takeovers_total{cause="owner-died"}`, `shadowcast_takeover_duration_seconds_count{phase="total"} 1`} {
+		if a.Name == owned(t, a.lab, slot).Name && !strings.Contains(string(text), want) {
+			t.Errorf("%s: %q is not in its metrics", a.Name, want)
+		}
 	}
 	ctl, err := a.lab.binary("shadowctl")
 	t.Check(err)
