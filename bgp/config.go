@@ -65,9 +65,15 @@ type Peer struct {
 	// MEDAdd is added to the MED of VIPs sent to this peer, except while
 	// draining: a backup uplink.
 	MEDAdd uint32
-	// DrainPrepend is how many extra times our ASN is prepended to a draining
-	// VIP: for a router whose neighbours do not compare our MED.
+	// Prepend is how many extra times our ASN is prepended to a VIP: across
+	// upstream ASes, which do not compare each other's MED (RFC 4271 section
+	// 9.1.2.2). DrainPrepend replaces it while draining.
+	Prepend      uint8
 	DrainPrepend uint8
+	// Communities are added to VIPs sent to this peer, DrainCommunities besides
+	// while draining: what its AS understands, such as a lower local preference.
+	Communities      []Community
+	DrainCommunities []Community
 	// MaxPrefixes closes the session when the router sends more; it is opened
 	// again after a minute.
 	MaxPrefixes uint32
@@ -88,6 +94,11 @@ type Config struct {
 	// route flap damping upstream. Zero: 2 in 15 minutes.
 	ChangeWindow time.Duration
 	MaxChanges   int
+	// Dwell is how long after a change none for the better is made. Zero: 1 minute.
+	Dwell time.Duration
+	// RetireFor is how long a VIP that is no longer wanted, while others are, stays
+	// announced as draining before it is withdrawn. Zero: 10 s.
+	RetireFor time.Duration
 	// OnEvent gets every Event, in order, from one goroutine that Run owns. It
 	// may call the Speaker. nil: events are dropped.
 	OnEvent func(Event)
@@ -102,6 +113,9 @@ const (
 	DefaultMaxPrefixes   = 1000
 	DefaultChangeWindow  = 15 * time.Minute
 	DefaultMaxChanges    = 2
+	DefaultDwell         = time.Minute
+	DefaultRetireFor     = 10 * time.Second
+	maxPrepend           = 10
 	maxNodeName          = 63
 )
 
@@ -115,6 +129,12 @@ func (c Config) withDefaults() Config {
 	}
 	if c.MaxChanges == 0 {
 		c.MaxChanges = DefaultMaxChanges
+	}
+	if c.Dwell == 0 {
+		c.Dwell = DefaultDwell
+	}
+	if c.RetireFor == 0 {
+		c.RetireFor = DefaultRetireFor
 	}
 	c.Peers = append([]Peer(nil), c.Peers...)
 	for i := range c.Peers {
@@ -180,6 +200,9 @@ func (c Config) Validate() error {
 	}
 	if c.MaxChanges < 1 {
 		bad("max_changes: %d, want at least 1", c.MaxChanges)
+	}
+	if c.Dwell < 0 || c.Dwell > c.ChangeWindow {
+		bad("dwell: %v, want 0s..%v, the change window", c.Dwell, c.ChangeWindow)
 	}
 	for i, p := range c.FleetLiveness {
 		if !p.IsValid() || p != p.Masked() {
@@ -251,8 +274,18 @@ func (p Peer) validate(own uint32) (errs []error) {
 	if p.MEDAdd > maxMEDBase {
 		bad("med_add: %d, want at most %d", p.MEDAdd, maxMEDBase)
 	}
-	if p.DrainPrepend > 10 {
-		bad("drain_prepend: %d, want at most 10", p.DrainPrepend)
+	if p.Prepend > maxPrepend {
+		bad("prepend: %d, want at most %d", p.Prepend, maxPrepend)
+	}
+	if p.DrainPrepend > maxPrepend {
+		bad("drain_prepend: %d, want at most %d", p.DrainPrepend, maxPrepend)
+	}
+	for field, cs := range map[string][]Community{"communities": p.Communities, "drain_communities": p.DrainCommunities} {
+		for i, c := range cs {
+			if c == GracefulShutdown {
+				bad("%s[%d]: %s marks a draining VIP (RFC 8326) and is set by shadowcast, want it left out", field, i, c)
+			}
+		}
 	}
 	return errs
 }

@@ -6,7 +6,6 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
-	"strconv"
 	"strings"
 )
 
@@ -60,31 +59,6 @@ const (
 	maxMEDBase = 1 << 30
 )
 
-// Community is a standard community (RFC 1997): ASN<<16 | value.
-type Community uint32
-
-// GracefulShutdown is RFC 8326's 65535:0.
-const GracefulShutdown Community = 0xffff0000
-
-func (c Community) String() string { return fmt.Sprintf("%d:%d", uint32(c)>>16, uint32(c)&0xffff) }
-
-// MarshalText renders asn:value.
-func (c Community) MarshalText() ([]byte, error) { return []byte(c.String()), nil }
-
-// UnmarshalText reads asn:value, both 0..65535.
-func (c *Community) UnmarshalText(b []byte) error {
-	if len(b) <= len("65535:65535") {
-		hi, lo, ok := strings.Cut(string(b), ":")
-		h, err1 := strconv.ParseUint(hi, 10, 16)
-		l, err2 := strconv.ParseUint(lo, 10, 16)
-		if ok && err1 == nil && err2 == nil {
-			*c = Community(h<<16 | l)
-			return nil
-		}
-	}
-	return fmt.Errorf("parse community %.32q: want asn:value, both 0..65535", b)
-}
-
 // Desired is the whole state to announce.
 type Desired struct {
 	VIPs  []netip.Prefix
@@ -95,10 +69,18 @@ type Desired struct {
 	// the result stops at 0. A successor uses a negative one to fall below
 	// everybody.
 	VIPOffset int
+	// VIPMED replaces MEDBase for single VIPs: of several VIPs each may be at home
+	// at another appliance.
+	VIPMED map[netip.Prefix]uint32
 	// Liveness are this appliance's host routes that say "I am here".
 	Liveness []netip.Prefix
-	// Inner are the prefixes behind slots owned here, for inside peers.
-	Inner []netip.Prefix
+	// Inner are the prefixes behind slots owned here, for inside peers, and
+	// InnerSlot the slot behind each, which is tagged.
+	Inner     []netip.Prefix
+	InnerSlot map[netip.Prefix]uint32
+	// Owner tags what carries a MED or lies inside with the appliance that
+	// announces it; the zero value leaves the tag out.
+	Owner LargeCommunity
 	// Tags are further communities of the VIPs.
 	Tags []Community
 	// Force lets attribute changes pass the change budget: an operator's move.
@@ -117,6 +99,14 @@ func (d Desired) Validate() error {
 	}
 	if d.VIPOffset%MEDStep != 0 || d.VIPOffset > maxMEDBase || d.VIPOffset < -maxMEDBase {
 		bad("vip_offset: %d, want a multiple of %d within +-%d", d.VIPOffset, MEDStep, maxMEDBase)
+	}
+	for p, med := range d.VIPMED {
+		if med%MEDStep != 0 || med > maxMEDBase {
+			bad("vip_med[%v]: %d, want a multiple of %d, at most %d", p, med, MEDStep, maxMEDBase)
+		}
+		if !slices.Contains(d.VIPs, p) {
+			bad("vip_med[%v]: no such VIP, want one of %v", p, d.VIPs)
+		}
 	}
 	seen := map[netip.Prefix]string{}
 	check := func(field string, ps []netip.Prefix, host bool) {
@@ -141,12 +131,16 @@ func (d Desired) Validate() error {
 	return errors.Join(errs...)
 }
 
-// MED returns the MED of the VIPs at d's level.
-func (d Desired) MED() uint32 {
+// MED returns the MED of a VIP at d's level.
+func (d Desired) MED(vip netip.Prefix) uint32 {
 	if d.Level >= Draining {
 		return DrainMED
 	}
-	m := max(0, int64(d.MEDBase)+int64(d.VIPOffset))
+	base, ok := d.VIPMED[vip]
+	if !ok {
+		base = d.MEDBase
+	}
+	m := max(0, int64(base)+int64(d.VIPOffset))
 	if d.Level == Degraded {
 		m += DegradedStep
 	}
@@ -156,6 +150,7 @@ func (d Desired) MED() uint32 {
 func (d Desired) clone() Desired {
 	d.VIPs, d.Liveness = slices.Clone(d.VIPs), slices.Clone(d.Liveness)
 	d.Inner, d.Tags = slices.Clone(d.Inner), slices.Clone(d.Tags)
+	d.VIPMED, d.InnerSlot = maps.Clone(d.VIPMED), maps.Clone(d.InnerSlot)
 	return d
 }
 
@@ -166,27 +161,18 @@ type route struct {
 	hasMED      bool
 	med         uint32
 	communities string // sorted, 4 bytes each, big endian
+	large       string // sorted, 12 bytes each, big endian
 }
 
-func packCommunities(cs []Community) string {
-	cs = slices.Clone(cs)
-	slices.Sort(cs)
-	var b []byte
-	for _, c := range slices.Compact(cs) {
-		b = append(b, byte(c>>24), byte(c>>16), byte(c>>8), byte(c))
-	}
-	return string(b)
+func (r route) draining() bool {
+	return slices.Contains(unpackCommunities(r.communities), GracefulShutdown)
 }
 
-func (r route) unpackCommunities() []Community {
-	var cs []Community
-	for b := r.communities; len(b) >= 4; b = b[4:] {
-		cs = append(cs, Community(b[0])<<24|Community(b[1])<<16|Community(b[2])<<8|Community(b[3]))
-	}
-	return cs
+// retired is r on its way out: usable, but only where nobody else has the prefix.
+func (r route) retired() route {
+	r.med, r.communities = DrainMED, packCommunities(append(unpackCommunities(r.communities), GracefulShutdown))
+	return r
 }
-
-func (r route) draining() bool { return slices.Contains(r.unpackCommunities(), GracefulShutdown) }
 
 // worseThan reports whether r is less preferred than o.
 func (r route) worseThan(o route) bool {
@@ -204,18 +190,28 @@ func (d Desired) routes() map[netip.Prefix]route {
 		if d.Level == Draining {
 			tags = append(slices.Clone(tags), GracefulShutdown)
 		}
-		vip := route{hasMED: true, med: d.MED(), communities: packCommunities(tags)}
 		for _, p := range d.VIPs {
-			m[p] = vip
+			m[p] = route{hasMED: true, med: d.MED(p), communities: packCommunities(tags), large: packLarge(d.owner())}
 		}
 	}
 	for _, p := range d.Liveness {
 		m[p] = route{}
 	}
 	for _, p := range d.Inner {
-		m[p] = route{inside: true}
+		large := d.owner()
+		if n, ok := d.InnerSlot[p]; ok && len(large) > 0 {
+			large = append(large, LargeCommunity{d.Owner.Global, TagSlot, n})
+		}
+		m[p] = route{inside: true, large: packLarge(large)}
 	}
 	return m
+}
+
+func (d Desired) owner() []LargeCommunity {
+	if d.Owner == (LargeCommunity{}) {
+		return nil
+	}
+	return []LargeCommunity{d.Owner}
 }
 
 // sortedPrefixes returns the keys of m in a stable order.

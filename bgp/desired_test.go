@@ -1,6 +1,7 @@
 package bgp
 
 import (
+	"fmt"
 	"net/netip"
 	"strings"
 	"testing"
@@ -39,8 +40,8 @@ func TestLadder(t *testing.T) {
 		if ok != tc.vip || r.med != tc.med || r.draining() != tc.gshut {
 			t.Errorf("%v base %d offset %d: announced %v med %d draining %v", tc.level, tc.base, tc.offset, ok, r.med, r.draining())
 		}
-		if ok && (rs[vip6] != r || len(r.unpackCommunities()) != 2+map[bool]int{true: 1}[tc.gshut]) {
-			t.Errorf("%v: vip6 %v communities %v", tc.level, rs[vip6], r.unpackCommunities())
+		if ok && (rs[vip6] != r || len(unpackCommunities(r.communities)) != 2+map[bool]int{true: 1}[tc.gshut]) {
+			t.Errorf("%v: vip6 %v communities %v", tc.level, rs[vip6], unpackCommunities(r.communities))
 		}
 		if l := rs[live1]; l != (route{}) {
 			t.Errorf("%v: liveness route is %+v", tc.level, l)
@@ -61,6 +62,8 @@ func TestDesiredValidate(t *testing.T) {
 		"inner[0]: 10.0.0.1/8 has host bits":     {Inner: []netip.Prefix{netip.MustParsePrefix("10.0.0.1/8")}},
 		"is vips[0] already":                     {VIPs: []netip.Prefix{vip4}, Liveness: []netip.Prefix{vip4}},
 		"vips[0]: invalid Prefix":                {VIPs: []netip.Prefix{{}}},
+		"vip_med[198.51.100.1/32]: no such VIP":  {VIPMED: map[netip.Prefix]uint32{vip4: 100}},
+		"vip_med[198.51.100.1/32]: 7, want":      {VIPs: []netip.Prefix{vip4}, VIPMED: map[netip.Prefix]uint32{vip4: 7}},
 	} {
 		err := d.Validate()
 		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
@@ -114,6 +117,46 @@ func TestBudget(t *testing.T) {
 	step(19, Draining, false, false, 23)
 	step(23, Draining, false, true, 0)
 	step(60, Normal, false, true, 0)
+}
+
+// TestDwell: what got worse stays so for a while; what gets worse again does not wait.
+func TestDwell(t *testing.T) {
+	b := &budget{window: time.Hour, dwell: time.Minute, max: 9, spent: map[netip.Prefix][]time.Time{}}
+	t0 := time.Unix(0, 0)
+	b.spend(vip4, t0)
+	if ok, at := b.admit(vip4, false, t0.Add(59*time.Second)); ok || !at.Equal(t0.Add(time.Minute)) {
+		t.Errorf("better after 59 s: %t, at %v", ok, at)
+	}
+	if ok, _ := b.admit(vip4, true, t0.Add(time.Second)); !ok {
+		t.Error("worse has to wait")
+	}
+	if ok, _ := b.admit(vip4, false, t0.Add(time.Minute)); !ok {
+		t.Error("better has to wait for more than a minute")
+	}
+}
+
+// TestTagsAndMEDs: each VIP has its own MED, and everything says who announces it.
+func TestTagsAndMEDs(t *testing.T) {
+	d := Desired{VIPs: []netip.Prefix{vip4, vip6}, MEDBase: 100, VIPMED: map[netip.Prefix]uint32{vip6: 300}, Level: Degraded,
+		Liveness: []netip.Prefix{live1}, Inner: []netip.Prefix{inner}, InnerSlot: map[netip.Prefix]uint32{inner: 7}, Owner: LargeCommunity{64512, TagOwner, 9}}
+	rs := d.routes()
+	if rs[vip4].med != 150 || rs[vip6].med != 350 {
+		t.Errorf("MEDs %d and %d, want 150 and 350", rs[vip4].med, rs[vip6].med)
+	}
+	if got := fmt.Sprint(unpackLarge(rs[vip4].large), unpackLarge(rs[inner].large), unpackLarge(rs[live1].large)); got != "[64512:1:9] [64512:1:9 64512:2:7] []" {
+		t.Errorf("tags %s", got)
+	}
+	r := rs[vip4].retired()
+	if !r.draining() || r.med != DrainMED || r.large != rs[vip4].large || !r.worseThan(rs[vip4]) {
+		t.Errorf("retired: %+v", r)
+	}
+	if again := r.retired(); again != r {
+		t.Errorf("retired twice: %+v, want %+v", again, r)
+	}
+	d.Level = Draining
+	if d.routes()[vip6].med != DrainMED {
+		t.Error("a VIP with its own MED does not drain")
+	}
 }
 
 func TestPlanMixes(t *testing.T) {

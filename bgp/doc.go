@@ -22,6 +22,8 @@
 //	inner prefix   ORIGIN INCOMPLETE, to inside peers only
 //	MED            base+offset, +50 when degraded, 4294967294 when draining
 //	draining       carries GRACEFUL_SHUTDOWN 65535:0 (RFC 8326)
+//	tags           large communities ASN:1:router-id on VIPs and inner prefixes,
+//	               ASN:2:slot on inner prefixes (RFC 8092)
 //
 // The origin is what the export policies tell outside from inside by: it needs
 // no marker that would have to be stripped again. GoBGP does not run withdrawals

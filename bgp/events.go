@@ -20,10 +20,21 @@ const (
 	LivenessUp
 	// LivenessDown: the last path to it vanished.
 	LivenessDown
+	// PeerRefused: the session with Peer does not come up; Reason says why, as far
+	// as our side can know. Told again only when the reason changes.
+	PeerRefused
+	// PeerFlapping: the session with Peer was lost so often that the next one waits;
+	// Reason says how often and how long.
+	PeerFlapping
+	// BFDRefused: a BFD packet of Peer had crossed a router.
+	BFDRefused
+	// VIPRetired: a VIP that was announced is no longer wanted.
+	VIPRetired
 )
 
 var eventNames = map[EventKind]string{
 	PeerUp: "peer-up", PeerDown: "peer-down", LivenessUp: "liveness-up", LivenessDown: "liveness-down",
+	PeerRefused: "peer-refused", PeerFlapping: "peer-flapping", BFDRefused: "bfd-refused", VIPRetired: "vip-retired",
 }
 
 func (k EventKind) String() string { return eventNames[k] }
@@ -46,8 +57,8 @@ func (k *EventKind) UnmarshalText(b []byte) error {
 type Event struct {
 	Kind   EventKind
 	At     time.Time
-	Peer   string // PeerUp, PeerDown
-	Reason string // PeerDown
+	Peer   string // PeerUp, PeerDown, PeerRefused, PeerFlapping, BFDRefused
+	Reason string // of these but PeerUp, and of VIPRetired
 	Prefix netip.Prefix
 	// Via lists the routers that told of Prefix, sorted: for LivenessUp the one
 	// that tells now, for LivenessDown all that told since it came up.

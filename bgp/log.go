@@ -5,8 +5,10 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"regexp"
 	"strings"
 	"sync"
+	"time"
 
 	gobgp "github.com/osrg/gobgp/v4/pkg/packet/bgp"
 )
@@ -17,16 +19,35 @@ import (
 type diagnosis struct {
 	mu   sync.Mutex
 	last map[netip.Addr]string
+	told map[netip.Addr]map[string]time.Time
 }
 
-func (d *diagnosis) set(a netip.Addr, text string) {
+// tellAgain is how long the same reason is not told again: a router that cannot be
+// reached is tried every few seconds.
+const tellAgain = 10 * time.Minute
+
+func newDiagnosis() *diagnosis {
+	return &diagnosis{last: map[netip.Addr]string{}, told: map[netip.Addr]map[string]time.Time{}}
+}
+
+// set notes text for a, "" that all is well, and reports whether to tell of it.
+func (d *diagnosis) set(a netip.Addr, text string, now time.Time) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if text == "" {
 		delete(d.last, a)
-		return
+		delete(d.told, a)
+		return false
 	}
 	d.last[a] = text
+	if d.told[a] == nil {
+		d.told[a] = map[string]time.Time{}
+	}
+	if at, ok := d.told[a][text]; ok && now.Sub(at) < tellAgain {
+		return false
+	}
+	d.told[a][text] = now
+	return true
 }
 
 func (d *diagnosis) get(a netip.Addr) string {
@@ -40,8 +61,10 @@ func (d *diagnosis) get(a netip.Addr) string {
 type logHandler struct {
 	next  slog.Handler
 	names map[netip.Addr]string
-	diag  *diagnosis
-	peer  netip.Addr // from the attributes of the logger, if any
+	// refused is told why a session does not come up.
+	refused func(netip.Addr, string)
+	drops   *tcpDrops
+	peer    netip.Addr // from the attributes of the logger, if any
 }
 
 // Enabled is true for every level: Debug records carry the dial errors.
@@ -63,7 +86,10 @@ func (h *logHandler) Handle(ctx context.Context, r slog.Record) error {
 		return true
 	})
 	if text := diagnose(r.Message, raw); text != "" && peer.IsValid() {
-		h.diag.set(peer, text)
+		if r.Message == "failed to connect" {
+			text += h.drops.hint()
+		}
+		h.refused(peer, text)
 	}
 	level := r.Level
 	if level == slog.LevelInfo || level == slog.LevelError && r.Message == "unexpected message sent" {
@@ -81,7 +107,7 @@ func (h *logHandler) Handle(ctx context.Context, r slog.Record) error {
 func diagnose(msg string, a map[string]slog.Value) string {
 	switch msg {
 	case "failed to connect":
-		return "connect: " + a["Error"].String()
+		return "connect: " + withoutPorts(a["Error"].String())
 	case "sent notification", "received notification":
 		code, sub := a["Code"], a["Subcode"]
 		if code.Kind() != slog.KindInt64 || sub.Kind() != slog.KindInt64 {
@@ -103,6 +129,12 @@ func diagnose(msg string, a map[string]slog.Value) string {
 	}
 	return ""
 }
+
+// withoutPorts takes the changing source port out of a dial error, so that the same
+// failure is the same text.
+func withoutPorts(s string) string { return sourcePort.ReplaceAllString(s, "$1->") }
+
+var sourcePort = regexp.MustCompile(`(dial tcp [0-9a-fA-F.:\[\]]+):[0-9]+->`)
 
 // translate maps one of GoBGP's attributes; the address is that of a router the
 // record is about.

@@ -1,6 +1,7 @@
 package bgp
 
 import (
+	"fmt"
 	"log/slog"
 	"maps"
 	"net/netip"
@@ -40,14 +41,17 @@ type observer struct {
 // session is the history of one peering.
 type session struct {
 	state   gobgp.FSMState
+	entered time.Time // when state began
 	up      bool
 	since   time.Time // of up or of the last loss
 	flaps   uint64
-	reason  string // of the last loss
-	lost    bool   // went down and was not rebuilt yet
-	bfdDown string // why BFD went down under it; empty once BGP was told
-	pfxOver bool   // closed by the prefix limit
-	local   uint32 // ports of the current connection
+	reason  string        // of the last loss
+	lost    bool          // went down and was not rebuilt yet
+	bfdDown string        // why BFD went down under it; empty once BGP was told
+	losses  []time.Time   // within flapWindow
+	hold    time.Duration // how long the next session waits
+	pfxOver bool          // closed by the prefix limit
+	local   uint32        // ports of the current connection
 	remote  uint32
 }
 
@@ -158,23 +162,29 @@ func (o *observer) onPeer(ev *apiutil.WatchEventMessage_PeerEvent, _ time.Time) 
 		o.mu.Unlock()
 		return
 	}
-	s.state = st.SessionState
+	if s.state != st.SessionState {
+		s.state, s.entered = st.SessionState, now
+	}
 	s.pfxOver = s.pfxOver || st.AdminState == api.PeerState_ADMIN_STATE_PFX_CT
 	var evs []Event
 	switch {
 	case st.SessionState == gobgp.BGP_FSM_ESTABLISHED && !s.up:
 		s.up, s.since, s.bfdDown = true, now, ""
 		s.local, s.remote = ev.Peer.Transport.LocalPort, ev.Peer.Transport.RemotePort
-		o.diag.set(addr, "")
+		o.diag.set(addr, "", now)
 		evs = append(evs, Event{Kind: PeerUp, At: now, Peer: o.names[addr]})
 	case st.SessionState != gobgp.BGP_FSM_ESTABLISHED && s.up:
 		s.up, s.since, s.reason = false, now, reasonOf(st)
 		s.flaps++
 		s.lost = true
 		evs = append(evs, Event{Kind: PeerDown, At: now, Peer: o.names[addr], Reason: s.reason})
+		if s.hold = s.oscillates(now); s.hold > 0 {
+			evs = append(evs, Event{Kind: PeerFlapping, At: now, Peer: o.names[addr],
+				Reason: fmt.Sprintf("the session was lost %d times in %v, last by: %s; the next one waits %v", len(s.losses), flapWindow, s.reason, s.hold)})
+		}
 	case st.SessionState == gobgp.BGP_FSM_IDLE:
-		if text := refusal(st); text != "" {
-			o.diag.set(addr, text)
+		if text := refusal(st); text != "" && o.diag.set(addr, text, now) {
+			evs = append(evs, Event{Kind: PeerRefused, At: now, Peer: o.names[addr], Reason: text})
 		}
 	}
 	o.mu.Unlock()
@@ -217,6 +227,14 @@ func (o *observer) report(evs []Event) {
 			o.log.Info("bgp session up", "peer", ev.Peer)
 		case PeerDown:
 			o.log.Warn("bgp session down", "peer", ev.Peer, "reason", ev.Reason)
+		case PeerRefused:
+			o.log.Warn("bgp session refused", "peer", ev.Peer, "reason", ev.Reason)
+		case PeerFlapping:
+			o.log.Warn("bgp session flaps", "peer", ev.Peer, "reason", ev.Reason)
+		case BFDRefused:
+			o.log.Warn("bfd packet refused", "peer", ev.Peer, "reason", ev.Reason)
+		case VIPRetired:
+			o.log.Warn("vip retired", "prefix", ev.Prefix, "reason", ev.Reason)
 		case LivenessUp:
 			o.log.Info("liveness route appeared", "prefix", ev.Prefix, "peer", ev.Via[0].Peer)
 		case LivenessDown:
@@ -257,7 +275,55 @@ func (o *observer) onBFD(e bfd.Event) {
 			s.bfdDown = e.Reason
 		}
 	case bfd.Refused:
-		o.log.Warn("bfd packet refused", "peer", o.names[e.Peer], "reason", e.Reason)
+		o.report([]Event{{Kind: BFDRefused, At: e.At, Peer: o.names[e.Peer], Reason: e.Reason}})
+	}
+}
+
+// A session that is lost again and again does harm each time: the router withdraws
+// our routes from its neighbours and announces them anew, which they count as flaps.
+// From the fifth loss in flapWindow the next session waits, twice as long each time
+// (DampPeerOscillations of RFC 4271 section 8.1.1).
+const (
+	flapWindow  = 5 * time.Minute
+	flapsFree   = 4
+	flapHold    = 2 * time.Second
+	flapHoldMax = 30 * time.Second
+)
+
+// oscillates notes a loss and returns how long the next session is to wait.
+func (s *session) oscillates(now time.Time) time.Duration {
+	s.losses = append(s.losses, now)
+	for now.Sub(s.losses[0]) > flapWindow {
+		s.losses = s.losses[1:]
+	}
+	n := len(s.losses) - flapsFree
+	if n <= 0 {
+		return 0
+	}
+	return min(flapHold<<min(n-1, 10), flapHoldMax)
+}
+
+// stuckAfter is how long a handshake may go without an answer before that is told;
+// GoBGP itself waits for 4 minutes (RFC 4271 section 8.2.2: "a large value").
+const stuckAfter = 10 * time.Second
+
+// stuck returns what a handshake with a has waited for too long, "" for none.
+func (o *observer) stuck(a netip.Addr, now time.Time) string {
+	s := o.get(a)
+	if s.state != gobgp.BGP_FSM_OPENSENT && s.state != gobgp.BGP_FSM_OPENCONFIRM || now.Sub(s.entered) < stuckAfter {
+		return ""
+	}
+	return "the router took the connection and does not answer"
+}
+
+// refused takes note of why the session with a does not come up.
+func (o *observer) refused(a netip.Addr, text string) {
+	o.mu.Lock()
+	s := o.peers[a]
+	up := s == nil || s.up
+	o.mu.Unlock()
+	if now := time.Now(); o.diag.set(a, text, now) && !up {
+		o.report([]Event{{Kind: PeerRefused, At: now, Peer: o.names[a], Reason: text}})
 	}
 }
 
@@ -274,17 +340,19 @@ func (o *observer) takeBFDDown(a netip.Addr) string {
 	return why
 }
 
-// takeLost reports, once per loss, that the session with a is to be rebuilt: at
-// once if it has BFD, after a while if the prefix limit closed it.
-func (o *observer) takeLost(a netip.Addr, bfd bool, now time.Time) bool {
+// takeLost reports, once per loss, that the session with a is to be rebuilt, and
+// how long the new one is to wait: at once if it has BFD or flaps, after a while if the
+// prefix limit closed it.
+func (o *observer) takeLost(a netip.Addr, bfd bool, now time.Time) (lost bool, hold time.Duration) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	s := o.peers[a]
-	if !s.lost || s.pfxOver && now.Sub(s.since) < reopenAfter || !s.pfxOver && !bfd {
-		return false
+	if !s.lost || s.pfxOver && now.Sub(s.since) < reopenAfter || !s.pfxOver && !bfd && s.hold == 0 {
+		return false, 0
 	}
-	s.lost, s.pfxOver = false, false
-	return true
+	hold = s.hold
+	s.lost, s.pfxOver, s.hold = false, false, 0
+	return true, hold
 }
 
 // get returns a copy of the history of the session with a.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -24,7 +25,7 @@ var (
 func testObserver() (*observer, *[]string) {
 	var got []string
 	o := newObserver([]Peer{{Name: "r1", Address: addr1}, {Name: "r2", Address: addr2}},
-		&diagnosis{last: map[netip.Addr]string{}}, slog.New(slog.DiscardHandler), func(evs []Event) {
+		newDiagnosis(), slog.New(slog.DiscardHandler), func(evs []Event) {
 			for _, e := range evs {
 				s := e.Kind.String()
 				if e.Prefix.IsValid() {
@@ -129,7 +130,7 @@ func TestPeerEvents(t *testing.T) {
 	ev(gobgp.BGP_FSM_ACTIVE, 0, "", 0)
 	ev(gobgp.BGP_FSM_ESTABLISHED, 0, "", 0)
 	ev(gobgp.BGP_FSM_IDLE, api.PeerState_DISCONNECT_REASON_READ_FAILED, "read-failed", api.PeerState_ADMIN_STATE_PFX_CT)
-	want := []string{"peer-up r1", "peer-down r1 bfd down", "peer-up r1", "peer-down r1 the router sent more than max_prefixes"}
+	want := []string{"peer-refused r1 we refused the router: bad peer AS: its AS number is not the configured one", "peer-up r1", "peer-down r1 bfd down", "peer-up r1", "peer-down r1 the router sent more than max_prefixes"}
 	if fmt.Sprint(*got) != fmt.Sprint(want) {
 		t.Errorf("got  %q\nwant %q", *got, want)
 	}
@@ -137,10 +138,11 @@ func TestPeerEvents(t *testing.T) {
 		t.Errorf("session %+v", s)
 	}
 	now := time.Now()
-	if o.takeLost(addr2, true, now) {
+	taken := func(a netip.Addr, at time.Time) bool { lost, _ := o.takeLost(a, true, at); return lost }
+	if taken(addr2, now) {
 		t.Error("a session that never was is to be rebuilt")
 	}
-	if o.takeLost(addr1, true, now) || !o.takeLost(addr1, true, now.Add(reopenAfter+time.Second)) || o.takeLost(addr1, true, now.Add(time.Hour)) {
+	if taken(addr1, now) || !taken(addr1, now.Add(reopenAfter+time.Second)) || taken(addr1, now.Add(time.Hour)) {
 		t.Error("a session closed by the prefix limit is to be rebuilt once, after a minute")
 	}
 }
@@ -172,7 +174,8 @@ func TestBFDDown(t *testing.T) {
 	}
 	o.onBFD(down)
 	up(gobgp.BGP_FSM_IDLE)
-	if why := o.takeBFDDown(addr1); why != "" || !o.takeLost(addr1, true, time.Now()) {
+	lost, _ := o.takeLost(addr1, true, time.Now())
+	if why := o.takeBFDDown(addr1); why != "" || !lost {
 		t.Errorf("a session that ended by itself is to be reset (%q), or is not to be rebuilt", why)
 	}
 	o.onBFD(bfd.Event{Kind: bfd.WentDown, Peer: netip.MustParseAddr("203.0.113.9")}) // no peer of ours
@@ -180,8 +183,14 @@ func TestBFDDown(t *testing.T) {
 
 func TestLogHandler(t *testing.T) {
 	var b strings.Builder
-	d := &diagnosis{last: map[netip.Addr]string{}}
-	h := &logHandler{next: slog.NewTextHandler(&b, nil), names: map[netip.Addr]string{addr1: "r1"}, diag: d}
+	d := newDiagnosis()
+	told := 0
+	refused := func(a netip.Addr, text string) {
+		if d.set(a, text, time.Now()) {
+			told++
+		}
+	}
+	h := &logHandler{next: slog.NewTextHandler(&b, nil), names: map[netip.Addr]string{addr1: "r1"}, refused: refused, drops: newTCPDrops()}
 	l := slog.New(h).With("Topic", "Peer", "Key", addr1.String())
 	l.Info("Peer Up")
 	l.Debug("failed to connect", "Error", "dial tcp: i/o timeout")
@@ -190,6 +199,12 @@ func TestLogHandler(t *testing.T) {
 	}
 	if got := d.get(addr1); got != "connect: dial tcp: i/o timeout" {
 		t.Errorf("diagnosis %q", got)
+	}
+	for _, port := range []string{"0", "41234"} {
+		l.Debug("failed to connect", "Error", "dial tcp 10.0.0.2:"+port+"->10.0.0.1:179: i/o timeout")
+	}
+	if got := d.get(addr1); got != "connect: dial tcp 10.0.0.2->10.0.0.1:179: i/o timeout" || told != 2 {
+		t.Errorf("diagnosis %q, told %d times, want twice: the same reason is told once", got, told)
 	}
 	l.Warn("Expired", "Err", "x", "Admin State", 3)
 	if got := b.String(); !strings.Contains(got, `msg="gobgp: expired" peer=r1 err=x admin_state=3`) {
@@ -202,6 +217,66 @@ func TestLogHandler(t *testing.T) {
 	l.Info("received notification", "Code", 6, "Subcode", 2, "Communicated-Reason", "bye")
 	if got := d.get(addr1); !strings.Contains(got, `the router refused us`) || !strings.Contains(got, `("bye")`) {
 		t.Errorf("diagnosis %q", got)
+	}
+}
+
+// TestFlapping: from the fifth loss in five minutes the next session waits, longer
+// each time, and calm forgives.
+func TestFlapping(t *testing.T) {
+	s := &session{}
+	now := time.Unix(1000, 0)
+	var got []time.Duration
+	for range 10 {
+		got = append(got, s.oscillates(now))
+		now = now.Add(10 * time.Second)
+	}
+	if want := []time.Duration{0, 0, 0, 0, 2e9, 4e9, 8e9, 16e9, 30e9, 30e9}; !slices.Equal(got, want) {
+		t.Errorf("waits %v, want %v", got, want)
+	}
+	if d := s.oscillates(now.Add(flapWindow)); d != 0 || len(s.losses) != 1 {
+		t.Errorf("waits %v after calm, %d losses remembered", d, len(s.losses))
+	}
+}
+
+// TestFlappingEvent: the fifth loss is told with its number, and the peer is held.
+func TestFlappingEvent(t *testing.T) {
+	o, got := testObserver()
+	for range 5 {
+		for _, st := range []gobgp.FSMState{gobgp.BGP_FSM_ESTABLISHED, gobgp.BGP_FSM_IDLE} {
+			o.onPeer(&apiutil.WatchEventMessage_PeerEvent{Type: apiutil.PEER_EVENT_STATE, Peer: apiutil.Peer{
+				State: apiutil.PeerState{NeighborAddress: addr1, SessionState: st, DisconnectMessage: "read-failed"},
+			}}, time.Time{})
+		}
+	}
+	if last := (*got)[len(*got)-1]; !strings.HasPrefix(last, "peer-flapping r1 the session was lost 5 times in 5m0s, last by: read-failed; the next one waits 2s") {
+		t.Errorf("events %q", *got)
+	}
+	if lost, hold := o.takeLost(addr1, false, time.Now()); !lost || hold != flapHold {
+		t.Errorf("lost %t, hold %v", lost, hold)
+	}
+}
+
+func TestTCPDrops(t *testing.T) {
+	text := "TcpExt: SyncookiesSent TCPMD5NotFound TCPMD5Failure TCPMinTTLDrop\nTcpExt: 1 %d %d %d\nIpExt: InNoRoutes\nIpExt: 4\n"
+	counts := [3]int{5, 6, 7}
+	d := &tcpDrops{read: func() ([]byte, error) { return fmt.Appendf(nil, text, counts[0], counts[1], counts[2]), nil }}
+	if h := d.hint(); h != "" {
+		t.Errorf("a first look says %q", h)
+	}
+	if h := d.hint(); h != "" {
+		t.Errorf("no change says %q", h)
+	}
+	counts[1], counts[2] = 8, 9
+	if h := d.hint(); !strings.Contains(h, "passwords differ") || !strings.Contains(h, "TTL below 255") || strings.Contains(h, "has no password") {
+		t.Errorf("hint %q", h)
+	}
+	counts[0]++
+	if h := d.hint(); !strings.Contains(h, "the router has no password") || strings.Contains(h, "differ") {
+		t.Errorf("hint %q", h)
+	}
+	d.read = func() ([]byte, error) { return []byte("TcpExt:"), nil }
+	if h := d.hint(); h != "" {
+		t.Errorf("a cut file says %q", h)
 	}
 }
 

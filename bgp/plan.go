@@ -7,9 +7,15 @@ import (
 
 // budget bounds attribute changes per prefix: at most max in window. A change
 // for the better leaves one for a later change for the worse, so that an
-// appliance that recovered can always still be drained.
+// appliance that recovered can always still be drained, and comes no sooner than
+// dwell after the last change: what has just got worse is not yet well.
+//
+// Routers that dampen (RFC 2439) count an attribute change as half a flap and
+// suppress at two (Cisco's and Juniper's defaults: 500 of a limit of 2000 or
+// 3000, half-life 15 minutes): two changes in 15 minutes stay below any of them.
 type budget struct {
 	window time.Duration
+	dwell  time.Duration
 	max    int
 	spent  map[netip.Prefix][]time.Time
 }
@@ -28,10 +34,15 @@ func (b *budget) admit(p netip.Prefix, worse bool, now time.Time) (bool, time.Ti
 	if !worse {
 		allowed = max(1, b.max-1)
 	}
-	if len(used) < allowed {
-		return true, time.Time{}
+	if len(used) >= allowed {
+		return false, used[len(used)-allowed].Add(b.window)
 	}
-	return false, used[len(used)-allowed].Add(b.window)
+	if !worse && len(used) > 0 {
+		if at := used[len(used)-1].Add(b.dwell); now.Before(at) {
+			return false, at
+		}
+	}
+	return true, time.Time{}
 }
 
 func (b *budget) spend(p netip.Prefix, now time.Time) { b.spent[p] = append(b.spent[p], now) }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -31,6 +32,7 @@ type Speaker struct {
 	log   *slog.Logger
 	obs   *observer
 	diag  *diagnosis
+	drops *tcpDrops
 	bfd   *bfd.Server
 	queue *queue
 	ready chan struct{}
@@ -42,7 +44,8 @@ type Speaker struct {
 	mu        sync.Mutex
 	srv       *server.BgpServer // nil unless running
 	desired   Desired
-	have      map[netip.Prefix]route // announced
+	have      map[netip.Prefix]route     // announced
+	retiring  map[netip.Prefix]time.Time // VIPs taken from the wanted ones, until then
 	deferred  map[netip.Prefix]time.Time
 	budget    budget
 	nextAt    time.Time // when to look again; zero: never
@@ -56,14 +59,16 @@ func New(c Config, log *slog.Logger) (*Speaker, error) {
 	}
 	c = c.withDefaults()
 	s := &Speaker{
-		cfg:    c,
-		log:    log,
-		diag:   &diagnosis{last: map[netip.Addr]string{}},
-		queue:  newQueue(),
-		ready:  make(chan struct{}),
-		wake:   make(chan struct{}, 1),
-		have:   map[netip.Prefix]route{},
-		budget: budget{window: c.ChangeWindow, max: c.MaxChanges, spent: map[netip.Prefix][]time.Time{}},
+		cfg:      c,
+		log:      log,
+		diag:     newDiagnosis(),
+		drops:    newTCPDrops(),
+		queue:    newQueue(),
+		ready:    make(chan struct{}),
+		wake:     make(chan struct{}, 1),
+		have:     map[netip.Prefix]route{},
+		retiring: map[netip.Prefix]time.Time{},
+		budget:   budget{window: c.ChangeWindow, dwell: c.Dwell, max: c.MaxChanges, spent: map[netip.Prefix][]time.Time{}},
 	}
 	s.obs = newObserver(c.Peers, s.diag, log, func(evs []Event) {
 		s.queue.push(evs)
@@ -99,7 +104,7 @@ func (s *Speaker) Run(ctx context.Context) error {
 		return errors.New("run bgp speaker: it ran before")
 	}
 	level := &slog.LevelVar{}
-	handler := &logHandler{next: s.log.Handler(), names: s.obs.names, diag: s.diag}
+	handler := &logHandler{next: s.log.Handler(), names: s.obs.names, refused: s.obs.refused, drops: s.drops}
 	srv := server.NewBgpServer(server.LoggerOption(slog.New(handler), level))
 
 	// The parts live on a context of their own: they must outlast ctx, to leave
@@ -161,103 +166,6 @@ func (s *Speaker) start(ctx context.Context, srv *server.BgpServer) error {
 	return nil
 }
 
-func apiPeer(p Peer) *api.Peer {
-	family := &api.Family{Afi: api.Family_AFI_IP, Safi: api.Family_SAFI_UNICAST}
-	if p.Address.Is6() {
-		family.Afi = api.Family_AFI_IP6
-	}
-	n := &api.Peer{
-		Conf: &api.PeerConf{
-			NeighborAddress: p.Address.String(),
-			PeerAsn:         p.ASN,
-			AuthPassword:    string(p.Password),
-			Description:     p.Name,
-		},
-		Timers: &api.Timers{Config: &api.TimersConfig{
-			ConnectRetry:           2,
-			HoldTime:               uint64(p.HoldTime / time.Second),
-			KeepaliveInterval:      uint64(p.Keepalive / time.Second),
-			IdleHoldTimeAfterReset: 1,
-		}},
-		Transport: &api.Transport{LocalAddress: p.LocalAddress.String()},
-		AfiSafis: []*api.AfiSafi{{
-			Config:       &api.AfiSafiConfig{Family: family, Enabled: true},
-			PrefixLimits: &api.PrefixLimit{Family: family, MaxPrefixes: p.MaxPrefixes},
-		}},
-	}
-	if p.Role == Outside {
-		// Liveness routes of other appliances carry our common AS number once.
-		n.Conf.AllowOwnAsn = 1
-	}
-	if p.TTLSecurity {
-		n.TtlSecurity = &api.TtlSecurity{Enabled: true, TtlMin: 255}
-	}
-	return n
-}
-
-// loop makes the changes that had to wait, and rebuilds lost sessions.
-func (s *Speaker) loop(ctx context.Context, srv *server.BgpServer) error {
-	reopen := time.NewTicker(reopenCheck)
-	defer reopen.Stop()
-	timer := time.NewTimer(time.Hour)
-	defer timer.Stop()
-	for {
-		s.mu.Lock()
-		at := s.nextAt
-		s.mu.Unlock()
-		if at.IsZero() {
-			timer.Stop()
-		} else {
-			timer.Reset(time.Until(at))
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-s.wake:
-		case <-reopen.C:
-		case <-timer.C:
-			s.mu.Lock()
-			err := s.applyLocked(s.nextForce)
-			s.mu.Unlock()
-			if err != nil {
-				s.log.Warn("bgp change failed, will retry", "err", err)
-			}
-		}
-		for _, p := range s.cfg.Peers {
-			if why := s.obs.takeBFDDown(p.Address); why != "" {
-				if err := srv.ResetPeer(ctx, &api.ResetPeerRequest{Address: p.Address.String(), Communication: "BFD is down: " + why}); err != nil {
-					s.log.Warn("bgp session not reset", "peer", p.Name, "err", err)
-				}
-			}
-			if !s.obs.takeLost(p.Address, p.BFD.Enabled, time.Now()) {
-				continue
-			}
-			if err := rebuild(ctx, srv, p); err != nil {
-				s.log.Warn("bgp session not rebuilt", "peer", p.Name, "err", err)
-			}
-		}
-	}
-}
-
-// rebuild replaces a peer whose session was lost by a new one. In GoBGP 4.8 a
-// reset that finds the session down already stays behind and closes the next one
-// as soon as it is up (osrg/gobgp#3561), so that one failure is two flaps; and
-// updates that the lost session did not send any more may go out first on the next
-// one. A new peer has no leftovers, connects without the idle time, and ends a
-// shutdown by the prefix limit. BFD is not part of it, and goes on meanwhile. Its
-// price: a session that ends within its first milliseconds can leave one parked
-// goroutine of GoBGP's update queue behind.
-func rebuild(ctx context.Context, srv *server.BgpServer, p Peer) error {
-	addr := p.Address.String()
-	if err := srv.DeletePeer(ctx, &api.DeletePeerRequest{Address: addr}); err != nil {
-		return fmt.Errorf("delete bgp peer: %w", err)
-	}
-	if err := srv.AddPeer(ctx, &api.AddPeerRequest{Peer: apiPeer(p)}); err != nil {
-		return fmt.Errorf("add bgp peer: %w", err)
-	}
-	return nil
-}
-
 func (s *Speaker) server() *server.BgpServer {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -275,14 +183,55 @@ func (s *Speaker) Set(d Desired) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	evs := s.retireLocked(d, time.Now())
 	s.desired = d.clone()
 	s.obs.setOwn(d.Liveness)
+	s.obs.report(evs)
 	if s.srv == nil {
 		return nil
 	}
 	err := s.applyLocked(d.Force)
 	s.poke()
 	return err
+}
+
+// retireLocked notes the VIPs that d no longer has: a configuration that takes a
+// VIP away while packets come for it. Such a VIP is announced as draining for a
+// while, so that routers that have another way turn to it first. A withdrawal of
+// all VIPs is none: it is ordered, and the caller has seen to it that no packet comes.
+func (s *Speaker) retireLocked(d Desired, now time.Time) (evs []Event) {
+	for _, p := range d.VIPs {
+		delete(s.retiring, p)
+	}
+	if d.Level == Withdrawn || s.desired.Level == Withdrawn {
+		clear(s.retiring)
+		return nil
+	}
+	for _, p := range s.desired.VIPs {
+		if _, announced := s.have[p]; announced && !slices.Contains(d.VIPs, p) {
+			s.retiring[p] = now.Add(s.cfg.RetireFor)
+			evs = append(evs, Event{Kind: VIPRetired, At: now, Prefix: p,
+				Reason: fmt.Sprintf("it is no longer configured: announced as draining for %v, then withdrawn", s.cfg.RetireFor)})
+		}
+	}
+	return evs
+}
+
+// wantedLocked is what is to be announced now, and when that changes by itself;
+// the zero Time: never.
+func (s *Speaker) wantedLocked(now time.Time) (want map[netip.Prefix]route, next time.Time) {
+	want = s.desired.routes()
+	for p, until := range s.retiring {
+		if !now.Before(until) {
+			delete(s.retiring, p)
+			continue
+		}
+		want[p] = s.have[p].retired()
+		if next.IsZero() || until.Before(next) {
+			next = until
+		}
+	}
+	return want, next
 }
 
 // poke makes the loop look again.
@@ -297,8 +246,8 @@ func (s *Speaker) poke() {
 // tried again.
 func (s *Speaker) applyLocked(force bool) error {
 	now := time.Now()
-	want := s.desired.routes()
-	p := makePlan(s.have, want, &s.budget, force, now)
+	want, retired := s.wantedLocked(now)
+	p := makePlan(s.have, want, &s.budget, force || !retired.IsZero(), now)
 	var errs []error
 	for _, prefix := range sortedPrefixes(p.withdraw) {
 		if err := s.srv.DeletePath(apiutil.DeletePathRequest{Paths: []*apiutil.Path{path(prefix, p.withdraw[prefix])}}); err != nil {
@@ -326,6 +275,9 @@ func (s *Speaker) applyLocked(force bool) error {
 		}
 	}
 	s.deferred, s.nextAt, s.nextForce = p.deferred, p.next, false
+	if !retired.IsZero() && (s.nextAt.IsZero() || retired.Before(s.nextAt)) {
+		s.nextAt = retired
+	}
 	if len(errs) > 0 {
 		s.nextAt, s.nextForce = now.Add(retryAfter), force
 	}
@@ -353,12 +305,19 @@ func path(p netip.Prefix, r route) *apiutil.Path {
 	if r.hasMED {
 		out.Attrs = append(out.Attrs, gobgp.NewPathAttributeMultiExitDisc(r.med))
 	}
-	if cs := r.unpackCommunities(); len(cs) > 0 {
+	if cs := unpackCommunities(r.communities); len(cs) > 0 {
 		list := make([]uint32, len(cs))
 		for i, c := range cs {
 			list[i] = uint32(c)
 		}
 		out.Attrs = append(out.Attrs, gobgp.NewPathAttributeCommunities(list))
+	}
+	if cs := unpackLarge(r.large); len(cs) > 0 {
+		list := make([]*gobgp.LargeCommunity, len(cs))
+		for i, c := range cs {
+			list[i] = gobgp.NewLargeCommunity(c.Global, c.Function, c.Value)
+		}
+		out.Attrs = append(out.Attrs, gobgp.NewPathAttributeLargeCommunities(list))
 	}
 	return out
 }
@@ -369,6 +328,7 @@ type Announcement struct {
 	Role        Role // which routers get it
 	MED         uint32
 	Communities []Community
+	Large       []LargeCommunity
 	// ChangeAt is when a deferred change will be made; zero: none waits.
 	ChangeAt time.Time
 }
@@ -380,7 +340,7 @@ func (s *Speaker) Announcements() []Announcement {
 	out := make([]Announcement, 0, len(s.have))
 	for _, p := range sortedPrefixes(s.have) {
 		r := s.have[p]
-		a := Announcement{Prefix: p, Role: Outside, MED: r.med, Communities: r.unpackCommunities(), ChangeAt: s.deferred[p]}
+		a := Announcement{Prefix: p, Role: Outside, MED: r.med, Communities: unpackCommunities(r.communities), Large: unpackLarge(r.large), ChangeAt: s.deferred[p]}
 		if r.inside {
 			a.Role = Inside
 		}

@@ -3,6 +3,9 @@ package config
 import (
 	"math"
 	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
 	"time"
 )
 
@@ -12,17 +15,19 @@ func (c *collector) bgp(r *rawBGP, f *Fleet) BGP {
 		// Above the base there must be room for the ladder up to "draining".
 		MEDBase: uint32(c.within("bgp.med_base", r.MEDBase, 0, 1_000_000)),
 	}
+	b.ChangeWindow = c.duration("bgp.change_window", r.Window, time.Minute, 24*time.Hour)
+	b.MaxChanges = c.within("bgp.max_changes", r.MaxChanges, 1, 100)
+	b.Dwell = c.duration("bgp.dwell", r.Dwell, 0, b.ChangeWindow)
 	if r.ASN == 0 && r.RouterID == "" && len(r.Peers) == 0 {
 		return b
 	}
+	b.VIPMED = c.vipMEDs(r.VIPs, f)
 	b.ASN = c.asn("bgp.asn", r.ASN)
 	b.RouterID = c.addr4("bgp.router_id", r.RouterID, "an IPv4 address, such as the appliance's own")
 	if len(r.Peers) == 0 {
 		c.addf("bgp.peers", "missing; want the neighbouring routers, or no bgp section")
 	}
-	if b.MEDBase%10 != 0 {
-		c.addf("bgp.med_base", "%d; want a multiple of 10, so that small differences never become updates", b.MEDBase)
-	}
+	c.medStep("bgp.med_base", b.MEDBase)
 	names, addrs := map[string]int{}, map[netip.Addr]int{}
 	for i, rp := range r.Peers {
 		path := at("bgp.peers", i)
@@ -47,6 +52,72 @@ func (c *collector) bgp(r *rawBGP, f *Fleet) BGP {
 	return b
 }
 
+func (c *collector) medStep(path string, med uint32) {
+	if med%10 != 0 {
+		c.addf(path, "%d; want a multiple of 10, so that small differences never become updates", med)
+	}
+}
+
+// vipMEDs are the MEDs of VIPs that have one of their own.
+func (c *collector) vipMEDs(raw []rawVIP, f *Fleet) map[netip.Addr]uint32 {
+	if len(raw) == 0 {
+		return nil
+	}
+	out := map[netip.Addr]uint32{}
+	for i, r := range raw {
+		path := at("bgp.vips", i)
+		a := c.addr(path+".address", r.Address, "one of fleet.vips")
+		med := uint32(c.within(path+".med_base", r.MEDBase, 0, 1_000_000))
+		c.medStep(path+".med_base", med)
+		switch _, dup := out[a]; {
+		case !a.IsValid():
+			continue
+		case !slices.Contains(f.VIPs, a):
+			c.addf(path+".address", "%s is no VIP; want one of fleet.vips", a)
+		case dup:
+			c.addf(path+".address", "%s is named twice; want one med_base for it", a)
+		}
+		out[a] = med
+	}
+	return out
+}
+
+// policy reads what changes the VIPs on the way to one peer.
+func (c *collector) policy(path string, r rawPeer, p *BGPPeer) {
+	p.MaxPrefixes = uint32(c.within(path+".max_prefixes", r.MaxPrefixes, 1, 1_000_000))
+	p.MEDAdd = uint32(c.within(path+".med_add", r.MEDAdd, 0, 1_000_000))
+	c.medStep(path+".med_add", p.MEDAdd)
+	p.Prepend = uint8(c.within(path+".prepend", r.Prepend, 0, 10))
+	p.DrainPrepend = uint8(c.within(path+".drain_prepend", r.DrainPrepend, 0, 10))
+	p.Communities = c.communities(path+".communities", r.Communities)
+	p.DrainCommunities = c.communities(path+".drain_communities", r.DrainCommunities)
+	if p.Role == Inside && (p.MEDAdd != 0 || p.Prepend != 0 || p.DrainPrepend != 0 || len(p.Communities)+len(p.DrainCommunities) > 0) {
+		c.addf(path, "med_add, prepend, drain_prepend, communities and drain_communities change VIPs, which inside peers do not hear; want them left out")
+	}
+}
+
+// gracefulShutdown is RFC 8326's 65535:0.
+const gracefulShutdown Community = 0xffff0000
+
+func (c *collector) communities(path string, raw []string) (out []Community) {
+	for i, s := range raw {
+		hi, lo, ok := strings.Cut(s, ":")
+		h, err1 := strconv.ParseUint(hi, 10, 16)
+		l, err2 := strconv.ParseUint(lo, 10, 16)
+		v := Community(h<<16 | l)
+		switch {
+		case !ok || err1 != nil || err2 != nil:
+			c.addf(at(path, i), "%q; want a community in quotes, such as \"64496:100\", both numbers at most 65535", s)
+			continue
+		case v == gracefulShutdown:
+			c.addf(at(path, i), "65535:0 marks a draining VIP (RFC 8326) and is set by itself; want it left out")
+			continue
+		}
+		out = append(out, v)
+	}
+	return out
+}
+
 func (c *collector) peer(path string, r rawPeer) BGPPeer {
 	p := BGPPeer{
 		Name:        c.word(path+".name", r.Name, false),
@@ -67,6 +138,7 @@ func (c *collector) peer(path string, r rawPeer) BGPPeer {
 	if p.HoldTime%time.Second != 0 {
 		c.addf(path+".hold_time", "%v; want whole seconds", p.HoldTime)
 	}
+	c.policy(path, r, &p)
 	if r.PasswordFile != "" {
 		p.PasswordFile = c.file(path+".password_file", r.PasswordFile)
 	}

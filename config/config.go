@@ -1,6 +1,7 @@
 package config
 
 import (
+	"fmt"
 	"log/slog"
 	"net/netip"
 	"path/filepath"
@@ -175,8 +176,20 @@ type BGP struct {
 	ListenPort uint16
 	// MEDBase is the MED of an appliance in normal state.
 	MEDBase uint32
-	Peers   []BGPPeer
+	// VIPMED replaces it for single VIPs.
+	VIPMED map[netip.Addr]uint32
+	// ChangeWindow, MaxChanges and Dwell bound changes of attributes that nobody
+	// ordered: so many in the window, none for the better sooner than Dwell.
+	ChangeWindow time.Duration
+	MaxChanges   int
+	Dwell        time.Duration
+	Peers        []BGPPeer
 }
+
+// Community is a standard community (RFC 1997): ASN<<16 | value.
+type Community uint32
+
+func (c Community) String() string { return fmt.Sprintf("%d:%d", uint32(c)>>16, uint32(c)&0xffff) }
 
 // Enabled reports whether this appliance speaks BGP.
 func (b BGP) Enabled() bool { return b.ASN != 0 }
@@ -204,6 +217,15 @@ type BGPPeer struct {
 	// TTLSecurity refuses packets that crossed a router (RFC 5082).
 	TTLSecurity bool
 	HoldTime    time.Duration
+	// MaxPrefixes closes the session of a router that sends more.
+	MaxPrefixes uint32
+	// MEDAdd, Prepend and Communities change the VIPs sent to this peer, DrainPrepend
+	// and DrainCommunities those of an appliance that drains. Outside peers only.
+	MEDAdd           uint32
+	Prepend          uint8
+	DrainPrepend     uint8
+	Communities      []Community
+	DrainCommunities []Community
 }
 
 // BFD is Bidirectional Forwarding Detection towards one peer. A failure is

@@ -105,10 +105,14 @@ func TestMarshalRoundTrip(t *testing.T) {
 	c.Fleet.Slots[2].Shadows = nil
 	c.BGP.Peers[1].BFD.Enabled = false
 	c.BGP.Peers[1].TTLSecurity = true
+	c.BGP.Peers[0].Communities, c.BGP.Peers[0].DrainCommunities = []Community{64496<<16 | 100}, []Community{64496<<16 | 666, 1}
+	c.BGP.Peers[0].MEDAdd, c.BGP.Peers[0].Prepend, c.BGP.Peers[0].DrainPrepend, c.BGP.Peers[0].MaxPrefixes = 20, 1, 3, 50
+	c.BGP.VIPMED = map[netip.Addr]uint32{c.Fleet.VIPs[0]: 0, c.Fleet.VIPs[1]: 300}
+	c.BGP.ChangeWindow, c.BGP.MaxChanges, c.BGP.Dwell = time.Hour, 4, 0
 	c.Fleet.Handover.DrainTime = 0
 	for name, c := range map[string]*Config{"full": c, "without bgp": func() *Config {
 		d := *c
-		d.BGP.ASN, d.BGP.RouterID, d.BGP.Peers, d.Inside = 0, netip.Addr{}, nil, nil
+		d.BGP.ASN, d.BGP.RouterID, d.BGP.Peers, d.BGP.VIPMED, d.Inside = 0, netip.Addr{}, nil, nil, nil
 		return &d
 	}()} {
 		text, err := c.Marshal()
@@ -254,6 +258,20 @@ var wrongs = []wrong{
 	{"bgp peer without local address", "      local_address: 10.0.0.2\n", ""},
 	{"bgp own asn", "asn: 64513", "asn: 64512"},
 	{"bgp med base", "# med_base: 100 ", "med_base: 105 "},
+	{"bgp vip unknown", "# vips: [] ", "vips: [{address: 198.51.100.9}] "},
+	{"bgp vip twice", "# vips: [] ", "vips: [{address: 198.51.100.1}, {address: 198.51.100.1}] "},
+	{"bgp vip med", "# vips: [] ", "vips: [{address: 198.51.100.1, med_base: 7}] "},
+	{"bgp change window", "# change_window: 15m ", "change_window: 1s "},
+	{"bgp max changes", "# max_changes: 2 ", "max_changes: 0 "},
+	{"bgp dwell beyond the window", "# dwell: 1m ", "dwell: 16m "},
+	{"bgp max prefixes", "# max_prefixes: 1000 ", "max_prefixes: 0 "},
+	{"bgp med add", "# med_add: 0 ", "med_add: 5 "},
+	{"bgp prepend", "# prepend: 0 ", "prepend: 11 "},
+	{"bgp drain prepend", "# drain_prepend: 0 ", "drain_prepend: -1 "},
+	{"bgp community", "# communities: [] ", "communities: [\"64496:65536\", \"x\", no-export] "},
+	{"bgp graceful shutdown by hand", "# drain_communities: [] ", "drain_communities: [\"65535:0\"] "},
+	{"bgp policy of an inside peer", "role: inside", "role: inside\n      prepend: 1"},
+	{"bgp multihop word", "# max_prefixes: 1000 ", "multihop: true "},
 	{"dead-man below the probes", "  # dead_man: 1s ", "  dead_man: 210ms\n  probe:\n    interval: 100ms\n  # "},
 	{"bgp peer twice", "address: 10.0.0.1\n", "address: 203.0.113.1\n"},
 	{"bgp peer name twice", "name: core1", "name: edge1"},

@@ -3,7 +3,9 @@ package config
 import (
 	"bytes"
 	"fmt"
+	"maps"
 	"net/netip"
+	"slices"
 
 	"go.yaml.in/yaml/v3"
 )
@@ -33,7 +35,8 @@ func (c *Config) raw() *rawConfig {
 		PKI:     rawPKI(c.PKI),
 		Uplinks: c.Uplinks, Inside: c.Inside,
 		Health: c.Health.raw(),
-		BGP:    rawBGP{ASN: int(c.BGP.ASN), RouterID: addrText(c.BGP.RouterID), ListenPort: int(c.BGP.ListenPort), MEDBase: int(c.BGP.MEDBase)},
+		BGP: rawBGP{ASN: int(c.BGP.ASN), RouterID: addrText(c.BGP.RouterID), ListenPort: int(c.BGP.ListenPort), MEDBase: int(c.BGP.MEDBase),
+			Window: duration(short(c.BGP.ChangeWindow)), MaxChanges: c.BGP.MaxChanges, Dwell: duration(short(c.BGP.Dwell))},
 		Fleet: rawFleet{
 			Registrars: c.Fleet.Registrars,
 			Probe:      rawProbe{Interval: duration(short(c.Fleet.Probe.Interval)), Lost: c.Fleet.Probe.Lost},
@@ -58,8 +61,13 @@ func (c *Config) raw() *rawConfig {
 		r.BGP.Peers = append(r.BGP.Peers, rawPeer{
 			Name: p.Name, Address: addrText(p.Address), LocalAddress: addrText(p.LocalAddress), ASN: int(p.ASN), Role: string(p.Role),
 			BFD:          rawBFD{Enabled: p.BFD.Enabled, Interval: duration(short(p.BFD.Interval)), Multiplier: p.BFD.Multiplier},
-			PasswordFile: p.PasswordFile, TTLSecurity: p.TTLSecurity, HoldTime: duration(short(p.HoldTime)),
+			PasswordFile: p.PasswordFile, TTLSecurity: p.TTLSecurity, HoldTime: duration(short(p.HoldTime)), MaxPrefixes: int(p.MaxPrefixes),
+			MEDAdd: int(p.MEDAdd), Prepend: int(p.Prepend), DrainPrepend: int(p.DrainPrepend),
+			Communities: texts(p.Communities), DrainCommunities: texts(p.DrainCommunities),
 		})
+	}
+	for _, a := range slices.SortedFunc(maps.Keys(c.BGP.VIPMED), netip.Addr.Compare) {
+		r.BGP.VIPs = append(r.BGP.VIPs, rawVIP{Address: a.String(), MEDBase: int(c.BGP.VIPMED[a])})
 	}
 	for _, a := range c.Fleet.Appliances {
 		r.Fleet.Appliances = append(r.Fleet.Appliances, rawAppliance{
@@ -81,6 +89,13 @@ func (c *Config) raw() *rawConfig {
 		r.Fleet.Slots = append(r.Fleet.Slots, rs)
 	}
 	return r
+}
+
+func texts(cs []Community) (out []string) {
+	for _, c := range cs {
+		out = append(out, c.String())
+	}
+	return out
 }
 
 // addrText is a.String, "" for the zero Addr.

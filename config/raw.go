@@ -114,7 +114,16 @@ type rawBGP struct {
 	RouterID   string    `yaml:"router_id,omitempty"`
 	ListenPort int       `yaml:"listen_port"`
 	MEDBase    int       `yaml:"med_base"`
+	VIPs       []rawVIP  `yaml:"vips,omitempty"`
+	Window     duration  `yaml:"change_window"`
+	MaxChanges int       `yaml:"max_changes"`
+	Dwell      duration  `yaml:"dwell"`
 	Peers      []rawPeer `yaml:"peers,omitempty"`
+}
+
+type rawVIP struct {
+	Address string `yaml:"address"`
+	MEDBase int    `yaml:"med_base"`
 }
 
 type rawPeer struct {
@@ -127,6 +136,13 @@ type rawPeer struct {
 	PasswordFile string   `yaml:"password_file,omitempty"`
 	TTLSecurity  bool     `yaml:"ttl_security"`
 	HoldTime     duration `yaml:"hold_time"`
+	MaxPrefixes  int      `yaml:"max_prefixes"`
+
+	MEDAdd           int      `yaml:"med_add,omitempty"`
+	Prepend          int      `yaml:"prepend,omitempty"`
+	DrainPrepend     int      `yaml:"drain_prepend,omitempty"`
+	Communities      []string `yaml:"communities,omitempty"`
+	DrainCommunities []string `yaml:"drain_communities,omitempty"`
 }
 
 type rawBFD struct {

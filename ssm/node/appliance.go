@@ -207,6 +207,7 @@ func (a *Appliance) Run(ctx context.Context) error {
 	g.Go(func() error { return a.fabric.Run(gctx) })
 	g.Go(func() error { return a.replicas.run(gctx) })
 	g.Go(func() error { return a.routes.run(gctx) })
+	g.Go(func() error { return a.watchRoutes(gctx) })
 	g.Go(func() error { return a.serveOperator(gctx) })
 	g.Go(func() error { return a.watchFitness(gctx) })
 	if a.cfg.Metrics.IsValid() {
@@ -233,6 +234,7 @@ func (a *Appliance) Run(ctx context.Context) error {
 			a.events.Add(Entry{Kind: "stop", Text: "the daemon stops", Reason: "it was told to"})
 			a.stopDrain(gctx)
 			a.routes.withdraw()
+			a.lastPackets(gctx)
 			stop()
 		case <-gctx.Done():
 		}

@@ -132,6 +132,9 @@ func (b backend) BGP(context.Context) (*v1.GetBGPResponse, error) {
 		for _, c := range n.Communities {
 			x.Communities = append(x.Communities, c.String())
 		}
+		for _, c := range n.Large {
+			x.Communities = append(x.Communities, c.String())
+		}
 		for _, p := range out.Peers {
 			if p.Role == string(n.Role) {
 				x.Peers = append(x.Peers, p.Name)

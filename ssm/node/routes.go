@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"encoding/binary"
 	"net/netip"
 	"os"
 	"strings"
@@ -28,14 +29,17 @@ func newRoutes(a *Appliance) (*routes, error) {
 	if !cfg.BGP.Enabled() {
 		return r, nil
 	}
-	c := bgp.Config{ASN: cfg.BGP.ASN, RouterID: cfg.BGP.RouterID, ListenPort: int(cfg.BGP.ListenPort), Node: cfg.Node, OnEvent: r.onEvent}
+	c := bgp.Config{ASN: cfg.BGP.ASN, RouterID: cfg.BGP.RouterID, ListenPort: int(cfg.BGP.ListenPort), Node: cfg.Node, OnEvent: r.onEvent,
+		ChangeWindow: cfg.BGP.ChangeWindow, MaxChanges: cfg.BGP.MaxChanges, Dwell: cfg.BGP.Dwell}
 	for _, p := range cfg.Fleet.Appliances {
 		c.FleetLiveness = append(c.FleetLiveness, hostPrefix(p.Address))
 	}
 	for _, p := range cfg.BGP.Peers {
 		bp := bgp.Peer{Name: p.Name, Address: p.Address, LocalAddress: p.LocalAddress, ASN: p.ASN, Role: bgp.Outside,
 			BFD:         bgp.BFD{Enabled: p.BFD.Enabled, Interval: p.BFD.Interval, Multiplier: uint8(p.BFD.Multiplier)},
-			TTLSecurity: p.TTLSecurity, HoldTime: p.HoldTime}
+			TTLSecurity: p.TTLSecurity, HoldTime: p.HoldTime, MaxPrefixes: p.MaxPrefixes,
+			MEDAdd: p.MEDAdd, Prepend: p.Prepend, DrainPrepend: p.DrainPrepend,
+			Communities: communities(p.Communities), DrainCommunities: communities(p.DrainCommunities)}
 		if p.Role == config.Inside {
 			bp.Role = bgp.Inside
 		}
@@ -59,6 +63,14 @@ func (r *routes) onEvent(e bgp.Event) {
 		r.a.events.Add(Entry{Kind: "bgp", Text: "BGP session with " + e.Peer + " is up"})
 	case bgp.PeerDown:
 		r.a.events.Add(Entry{Kind: "bgp", Warn: true, Text: "BGP session with " + e.Peer + " is down", Reason: e.Reason})
+	case bgp.PeerRefused:
+		r.a.events.Add(Entry{Kind: "bgp", Warn: true, Text: "BGP session with " + e.Peer + " does not come up", Reason: e.Reason})
+	case bgp.PeerFlapping:
+		r.a.events.Add(Entry{Kind: "bgp", Warn: true, Text: "BGP session with " + e.Peer + " flaps", Reason: e.Reason})
+	case bgp.BFDRefused:
+		r.a.events.Add(Entry{Kind: "bgp", Warn: true, Text: "BFD packet of " + e.Peer + " refused", Reason: e.Reason})
+	case bgp.VIPRetired:
+		r.a.events.Add(Entry{Kind: "bgp", Warn: true, Text: "VIP " + e.Prefix.Addr().String() + " is taken back", Reason: e.Reason})
 	case bgp.LivenessUp, bgp.LivenessDown:
 		if e.Kind == bgp.LivenessDown && !e.Withdrawn {
 			return // we lost our own sessions; that says nothing about the other
@@ -133,18 +145,40 @@ func (r *routes) desired(x ssm.ActAnnounce) bgp.Desired {
 	// purpose, not flapping: they pass the change budget that estimates of
 	// health and load must keep to.
 	d := bgp.Desired{Level: level(x.Level), MEDBase: cfg.BGP.MEDBase, Force: !x.Paced}
+	d.Owner = ownerTag(cfg)
+	d.VIPMED = map[netip.Prefix]uint32{}
 	for _, v := range cfg.Fleet.VIPs {
 		d.VIPs = append(d.VIPs, hostPrefix(v))
+		if med, ok := cfg.BGP.VIPMED[v]; ok {
+			d.VIPMED[hostPrefix(v)] = med
+		}
 	}
+	d.InnerSlot = map[netip.Prefix]uint32{}
 	for _, p := range cfg.Fleet.Appliances {
 		if p.Name == cfg.Node {
 			d.Liveness = append(d.Liveness, hostPrefix(p.Address))
 		}
 	}
 	for _, n := range x.Pools {
-		d.Inner = append(d.Inner, fleetSlot(cfg, n).Pools...)
+		for _, p := range fleetSlot(cfg, n).Pools {
+			d.Inner, d.InnerSlot[p] = append(d.Inner, p), uint32(n)
+		}
 	}
 	return d
+}
+
+// ownerTag says on every VIP and pool which appliance announces it: the router id
+// is an IPv4 address.
+func ownerTag(cfg *config.Config) bgp.LargeCommunity {
+	id := cfg.BGP.RouterID.As4()
+	return bgp.LargeCommunity{Global: cfg.BGP.ASN, Function: bgp.TagOwner, Value: binary.BigEndian.Uint32(id[:])}
+}
+
+func communities(cs []config.Community) (out []bgp.Community) {
+	for _, c := range cs {
+		out = append(out, bgp.Community(c))
+	}
+	return out
 }
 
 // level is the speaker's rung for one of the core's.

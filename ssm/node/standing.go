@@ -112,14 +112,20 @@ func (a *Appliance) lookForEntry() {
 	if !a.core.WatchesEntry() {
 		return
 	}
-	var n uint64
+	if n, ok := a.entries(); ok {
+		a.step(ssm.EvEntry{Packets: n})
+	}
+}
+
+// entries is how many packets have entered here so far.
+func (a *Appliance) entries() (n uint64, ok bool) {
 	for _, s := range a.cfg.Fleet.Slots {
 		h, err := a.steer.SlotHits(s.Number)
 		if err != nil {
 			a.problem(s.Number, "read steering counters", err)
-			return
+			return 0, false
 		}
 		n += h.LocalUplink + h.Remote
 	}
-	a.step(ssm.EvEntry{Packets: n})
+	return n, true
 }

@@ -185,7 +185,7 @@ func (a *Appliance) newConfig() *config.Config {
 	if !l.opt.Routers {
 		return c
 	}
-	c.BGP = config.BGP{ASN: ApplianceASN, RouterID: a.Addr, ListenPort: 179, MEDBase: 100}
+	c.BGP = config.BGP{ASN: ApplianceASN, RouterID: a.Addr, ListenPort: 179, MEDBase: 100, ChangeWindow: 15 * time.Minute, MaxChanges: 2, Dwell: time.Minute}
 	type peer struct {
 		name string
 		net  netip.Prefix
@@ -199,7 +199,7 @@ func (a *Appliance) newConfig() *config.Config {
 	for _, p := range peers {
 		n := p.net
 		c.BGP.Peers = append(c.BGP.Peers, config.BGPPeer{
-			Name: p.name, Address: host(n, 1), LocalAddress: host(n, 2), ASN: p.asn, Role: p.role, HoldTime: 9 * time.Second,
+			Name: p.name, Address: host(n, 1), LocalAddress: host(n, 2), ASN: p.asn, Role: p.role, HoldTime: 9 * time.Second, MaxPrefixes: 1000,
 			BFD: config.BFD{Enabled: true, Interval: l.opt.BFD.Interval, Multiplier: l.opt.BFD.Multiplier},
 		})
 	}

@@ -105,8 +105,10 @@ func withdrawOrder(t *T, l *Lab) {
 			first = v.withdraw
 		}
 		t.Logf("%s: graceful shutdown; %s later the withdraw; %s later the end: %q", dev, v.withdraw.Sub(v.gshut).Round(time.Microsecond), v.bye.Sub(v.withdraw).Round(time.Microsecond), v.byeText)
-		if !v.entered.IsZero() {
-			t.Logf("%s: last packet from the client %s after graceful shutdown, last one to it %s", dev, v.entered.Sub(v.gshut).Round(time.Microsecond), v.left.Sub(v.gshut).Round(time.Microsecond))
+		for what, at := range map[string]time.Time{"from": v.entered, "to": v.left} {
+			if !at.IsZero() {
+				t.Logf("%s: last packet %s a client %s after graceful shutdown", dev, what, at.Sub(v.gshut).Round(time.Microsecond))
+			}
 		}
 	}
 	switch {
