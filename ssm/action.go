@@ -138,6 +138,9 @@ type (
 		Slot   sa.Slot
 		Role   Role
 		Ticket sa.Ticket
+		// Lives are, of an owner, the incarnations of the other members that its
+		// ticket is newer than. One that is missing may have claimed unheard.
+		Lives map[Node]uint64
 	}
 	// ActReport is a line for the operator: one state change and its reason.
 	ActReport struct {

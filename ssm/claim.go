@@ -91,7 +91,7 @@ func (c *Core) tickShadow(s *slot) {
 	if fresh {
 		s.evidence = c.now
 	}
-	if s.armed == 0 {
+	if s.armed == 0 || c.unread() {
 		return
 	}
 	wait := time.Duration(c.before(s)) * c.cfg.Stagger
@@ -162,14 +162,14 @@ func (c *Core) claim(s *slot, why string, detection time.Duration, takeover bool
 	if takeover && detection > 0 {
 		c.noteFailure(s.owner)
 	}
-	s.ticket, s.owner, s.since = s.armed, c.cfg.Self, c.now
+	s.ticket, s.owner, s.life, s.since = s.armed, c.cfg.Self, c.cfg.Incarnation, c.now
 	s.armed, s.granted = 0, 0
 	s.role = RoleOwner
 	s.evidence, s.unheard, s.orphan = time.Time{}, false, time.Time{}
 	clear(s.replicas)
 	c.keepOpen(s)
 	c.steer(s)
-	c.broadcast(Message{Kind: KindClaim, Slot: s.cfg.Slot, Ticket: s.ticket, Owner: s.owner})
+	c.broadcast(Message{Kind: KindClaim, Slot: s.cfg.Slot, Ticket: s.ticket, Owner: s.owner, Incarnation: s.life})
 	c.announce()
 	c.report(ActReport{Slot: s.cfg.Slot, Kind: "claim", Warn: takeover && detection > 0, Reason: why, Detection: detection,
 		Text: fmt.Sprintf("%s owns the slot by ticket %d", s.owner, s.ticket)})
@@ -178,7 +178,7 @@ func (c *Core) claim(s *slot, why string, detection time.Duration, takeover bool
 
 // own tells the shell that this appliance is the owner under s.ticket.
 func (c *Core) own(s *slot, takeover bool) {
-	c.emit(ActRemember{Slot: s.cfg.Slot, Role: RoleOwner, Ticket: s.ticket})
+	c.emit(ActRemember{Slot: s.cfg.Slot, Role: RoleOwner, Ticket: s.ticket, Lives: c.livesBelow(s)})
 	c.emit(ActOwn{Slot: s.cfg.Slot, Ticket: s.ticket, Shadows: c.shadowsOf(s), Takeover: takeover})
 	s.lowest = 0
 	c.birth(s)
@@ -188,22 +188,30 @@ func (c *Core) own(s *slot, takeover bool) {
 	c.probeAt = c.now
 }
 
-// onClaim learns that owner holds s by ticket t, first-hand or by gossip.
-func (c *Core) onClaim(s *slot, owner Node, t sa.Ticket) {
+// onClaim learns that owner holds s by ticket t, first-hand or by gossip. life is
+// the incarnation of owner that claimed, 0 if unknown.
+func (c *Core) onClaim(s *slot, owner Node, t sa.Ticket, life uint64) {
 	switch {
-	case t < s.ticket || t == 0 || owner == "":
-		return
-	case t == s.ticket:
+	case t <= s.ticket || owner == "":
 		return
 	case owner == c.cfg.Self:
 		// A claim of an earlier life of ours, still told by others.
 		if !c.holds(s) {
-			s.ticket, s.owner, s.floor = t, owner, max(s.floor, t)
+			s.ticket, s.owner, s.life, s.floor = t, owner, life, max(s.floor, t)
+			return
+		}
+		c.spent(s, t)
+		return
+	case c.ended(owner, life) && s.owner != "" && !c.ended(s.owner, s.life):
+		// Nobody holds the slot by it any more, and somebody else holds it still.
+		c.spent(s, t)
+		if s.owner != c.cfg.Self {
+			c.send(s.owner, Message{Kind: KindClaim, Slot: s.cfg.Slot, Ticket: t, Owner: owner, Incarnation: life})
 		}
 		return
 	}
 	was, old := s.role, s.owner
-	s.ticket, s.owner, s.since, s.seen = t, owner, c.now, 0
+	s.ticket, s.owner, s.life, s.since, s.seen = t, owner, life, c.now, 0
 	s.evidence, s.unheard, s.orphan, s.yieldTo = time.Time{}, false, time.Time{}, ""
 	c.voidTickets(s)
 	c.probeAt = c.now
@@ -232,7 +240,7 @@ func (c *Core) onClaim(s *slot, owner Node, t sa.Ticket) {
 // lose ends an ownership that somebody with a higher ticket has taken.
 func (c *Core) lose(s *slot, why string) {
 	c.closeFence(s)
-	s.role, s.move, s.refeeding, s.renewAbove = RoleNone, nil, false, 0
+	s.role, s.move, s.refeeding, s.renewing = RoleNone, nil, false, time.Time{}
 	s.activateBy = time.Time{}
 	c.release(s)
 	s.rebuildAfter, s.keepTwin = true, false
@@ -272,13 +280,20 @@ func (c *Core) buildAgain(s *slot) {
 }
 
 // adopted runs once after a restart of the daemon that found the slot active.
-func (c *Core) adopted(s *slot, t sa.Ticket) {
-	owner, claimed := s.owner, s.ticket
-	s.up, s.found, s.owner, s.ticket, s.since = true, true, c.cfg.Self, t, c.now
+func (c *Core) adopted(s *slot, t sa.Ticket, lives map[Node]uint64) {
+	owner, claimed, life := s.owner, s.ticket, s.life
+	s.up, s.found, s.owner, s.ticket, s.life, s.since = true, true, c.cfg.Self, t, c.cfg.Incarnation, c.now
+	for _, n := range s.cfg.members() {
+		if p := c.peers[n]; p != nil && p.incarnation == 0 {
+			p.incarnation = lives[n]
+		} else if p != nil && p.incarnation != lives[n] {
+			s.outbid = max(s.outbid, t)
+		}
+	}
 	s.floor = max(s.floor, t)
 	s.role, s.resumeFrom, s.resumeAt = RoleResuming, c.now, c.now.Add(c.cfg.ResumeGrace)
 	c.report(ActReport{Slot: s.cfg.Slot, Kind: "adopted", Text: "found the slot active, listening for a higher claim", Reason: "the daemon was restarted"})
-	c.onClaim(s, owner, claimed) // heard before the shell knew
+	c.onClaim(s, owner, claimed, life) // heard before the shell knew
 }
 
 // charonDied: a dead charon is an outage for UDP-encapsulated clients, so a

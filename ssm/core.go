@@ -18,7 +18,10 @@ type Core struct {
 	probeAt time.Time
 	// listenUntil: nothing is claimed before, because this process stood still.
 	listenUntil time.Time
-	rotate      int // where the next report starts among the less urgent slots
+	// readUntil: the same after a tick that was late, without forgetting since when
+	// an owner is gone.
+	readUntil time.Time
+	rotate    int // where the next report starts among the less urgent slots
 
 	peers map[Node]*peer
 	slots map[sa.Slot]*slot
@@ -43,7 +46,11 @@ type slot struct {
 	found  bool      // the shell has said what an earlier daemon left
 	owner  Node      // by the highest claim seen
 	ticket sa.Ticket // of that claim
+	life   uint64    // the owner's incarnation that made it, 0 unknown
 	since  time.Time // of that claim
+	// outbid is the highest ticket that may have been claimed unheard or by a life
+	// that has ended since: an owner below or at it must rise above it.
+	outbid sa.Ticket
 
 	// As a shadow.
 	armed        sa.Ticket // may claim with it: granted and preset
@@ -69,7 +76,6 @@ type slot struct {
 	// As the owner.
 	replicas   map[Node]bool
 	held       map[Node]heldTicket // the last ticket each member reported
-	renewAbove sa.Ticket           // a higher ticket was lost before it was used
 	renewing   time.Time           // since when shadows are armed above the one granted for it
 	lowest     sa.Ticket
 	move       *move
@@ -157,7 +163,7 @@ func (c *Core) onSlotEvent(ev Event) {
 	case EvSlotDown:
 		c.with(e.Slot, func(s *slot) { c.slotDown(s, e.Reason) })
 	case EvAdopted:
-		c.with(e.Slot, func(s *slot) { c.adopted(s, e.Ticket) })
+		c.with(e.Slot, func(s *slot) { c.adopted(s, e.Ticket, e.Lives) })
 	case EvRestored:
 		c.with(e.Slot, func(s *slot) { s.floor = max(s.floor, e.Ticket) })
 	case EvCharonDied:
@@ -219,7 +225,7 @@ func (c *Core) onMessage(from Node, m Message) {
 	}
 	switch m.Kind {
 	case KindClaim:
-		c.onClaim(s, m.Owner, m.Ticket)
+		c.onClaim(s, m.Owner, m.Ticket, m.Incarnation)
 	case KindRequest:
 		c.onRequest(s, from, m)
 	case KindGrant:
@@ -261,10 +267,28 @@ func (c *Core) onTick() {
 	}
 }
 
+// late reports whether a tick is missing since gap ago.
+func (c *Core) late(gap time.Duration) bool { return gap > c.cfg.ProbeInterval*3/2 }
+
+// unread reports whether messages that came before now may still wait to be read.
+func (c *Core) unread() bool { return c.now.Before(c.readUntil) || c.late(c.now.Sub(c.tick)) }
+
 // stoodStill runs when ticks were missing: others' probes may wait in our socket.
 // Their silence counts only while this process runs, so that an appliance that is
 // starved of its processor suspects nobody for it.
 func (c *Core) stoodStill(gap time.Duration) {
+	if !c.late(gap) {
+		return
+	}
+	// What was known of the others is as old as the gap, and what they said in it may
+	// still wait: hear them before claiming. An appliance that is always late would
+	// never claim, so after short gaps once in a while is enough.
+	if gap > c.bound() {
+		c.listenUntil = c.now.Add(c.bound())
+	}
+	if c.now.Sub(c.readUntil) > c.bound() {
+		c.readUntil = c.now.Add(c.cfg.ProbeInterval)
+	}
 	missed := gap - c.cfg.ProbeInterval
 	if missed <= c.cfg.ProbeInterval {
 		return
@@ -273,10 +297,6 @@ func (c *Core) stoodStill(gap time.Duration) {
 		if !p.suspect && !p.heard.IsZero() {
 			p.heard = p.heard.Add(min(missed, c.now.Sub(p.heard)))
 		}
-	}
-	if gap > c.bound() {
-		// What was known of the others is as old: hear them before claiming.
-		c.listenUntil = c.now.Add(c.bound())
 	}
 }
 

@@ -38,6 +38,7 @@ type (
 	EvAdopted struct {
 		Slot   sa.Slot
 		Ticket sa.Ticket
+		Lives  map[Node]uint64 // as ActRemember told
 	}
 	// EvRestored says that a restarted daemon found the ticket it was armed
 	// with; the twin itself is built anew.

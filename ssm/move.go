@@ -163,6 +163,9 @@ func (c *Core) notPrepared(s *slot, m *move) string {
 	if why := c.unfit(s, m.to); why != "" {
 		return why
 	}
+	if s.outbid >= s.ticket && (s.granted != 0 || c.now.Sub(m.since) <= rearmPatience) {
+		return "the owner's own ticket is being renewed"
+	}
 	t := c.peers[m.to].slots[s.cfg.Slot]
 	// Shadows whose tickets lie below the target's would be overtaken by its
 	// claim: arm them anew first, so that the slot is covered all the time.

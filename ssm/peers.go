@@ -1,6 +1,7 @@
 package ssm
 
 import (
+	"fmt"
 	"math"
 	"slices"
 	"time"
@@ -8,9 +9,14 @@ import (
 	"github.com/shadowcast/shadowcast/sa"
 )
 
-// maxReported bounds the slots in one probe, so that a datagram stays below
-// 1,200 octets; the others follow in the next probes.
-const maxReported = 8
+// A probe is a datagram of at most 1,200 octets (peer.MaxPayload): the slots that
+// find no room follow in the next probes.
+const (
+	maxReported = 8
+	// In octets of JSON: what slots and names share, the fields of a probe without
+	// either, one slot without its owner's name, and quotes and comma of a name.
+	reportRoom, reportFixed, reportSlot, reportName = 1200, 220, 128, 3
+)
 
 // peer is another appliance as this one hears it.
 type peer struct {
@@ -86,7 +92,9 @@ func (c *Core) onReport(from Node, p *peer, r Report) {
 			c.noteFailure(from)
 		}
 		for _, n := range c.order {
-			c.memberRebooted(c.slots[n], from)
+			if s := c.slots[n]; slices.Contains(s.cfg.members(), from) {
+				c.memberRebooted(s, from)
+			}
 		}
 		p.incarnation = r.Incarnation
 		clear(p.slots)
@@ -103,10 +111,15 @@ func (c *Core) onReport(from Node, p *peer, r Report) {
 			continue
 		}
 		p.slots[sr.Slot] = sr
-		if sr.Owner != "" {
-			c.onClaim(s, sr.Owner, sr.OwnerTicket)
-		} else {
-			s.floor = max(s.floor, sr.OwnerTicket)
+		life := sr.OwnerLife
+		if sr.Owner == from {
+			life = r.Incarnation
+		}
+		switch {
+		case sr.Owner != "":
+			c.onClaim(s, sr.Owner, sr.OwnerTicket, life)
+		case sr.OwnerTicket > s.ticket: // an earlier life of from held it
+			c.spent(s, sr.OwnerTicket)
 		}
 		if sr.Armed != 0 {
 			s.held[from] = heldTicket{r.Incarnation, sr.Armed}
@@ -126,16 +139,54 @@ func (c *Core) noteOrphan(s *slot, from Node, sr SlotReport) {
 	}
 }
 
-// memberRebooted runs at the owner: a ticket above ours that was lost may have
-// been used in a partition, so ours must rise above it before that member is
-// armed again.
+// memberRebooted runs when the memory of n is gone, or n is heard for the first
+// time: it may have claimed s, unheard, by any ticket that was issued before. Who
+// owns s by a ticket that is not newer than that must rise above it, and so must a
+// shadow whose turn comes.
 func (c *Core) memberRebooted(s *slot, n Node) {
-	h, ok := s.held[n]
+	s.outbid = max(s.outbid, s.ticket, s.armed, s.granted, s.held[n].ticket)
 	delete(s.held, n)
 	delete(s.replicas, n)
-	if ok && s.role == RoleOwner && h.ticket > s.ticket {
-		s.renewAbove = max(s.renewAbove, h.ticket)
+}
+
+// spent notes a claim by ticket t that nobody holds s by any more: what lies below
+// it is behind numbers that clients may have seen.
+func (c *Core) spent(s *slot, t sa.Ticket) {
+	s.outbid, s.floor = max(s.outbid, t), max(s.floor, t)
+	if s.granted <= t {
+		s.granted = 0
 	}
+	if s.armed > t {
+		return
+	}
+	s.armed = 0
+	if s.role == RoleTaking {
+		c.stopTaking(s, fmt.Sprintf("ticket %d was claimed by a life that has ended", t))
+	}
+}
+
+// ended reports whether the life of n's memory that made a claim is over.
+func (c *Core) ended(n Node, life uint64) bool {
+	if n == c.cfg.Self {
+		return life != c.cfg.Incarnation
+	}
+	p := c.peers[n]
+	return p != nil && life != 0 && p.incarnation > life
+}
+
+// livesBelow returns the incarnations of the members of s, as far as they are
+// known, if none has changed since the ticket of s was issued.
+func (c *Core) livesBelow(s *slot) map[Node]uint64 {
+	if s.outbid >= s.ticket {
+		return nil
+	}
+	lives := map[Node]uint64{}
+	for _, n := range s.cfg.members() {
+		if p := c.peers[n]; p != nil && p.incarnation != 0 {
+			lives[n] = p.incarnation
+		}
+	}
+	return lives
 }
 
 // everybodySpoke reports whether every appliance that is not suspected has sent
@@ -171,17 +222,23 @@ func (c *Core) probe() {
 	if c.announced != nil {
 		r.Level = c.announced.Level
 	}
+	room := reportRoom - reportFixed
 	for _, n := range c.cfg.Appliances {
 		if c.alive(n) {
 			r.Hears = append(r.Hears, n)
+			room -= len(n) + reportName
 		}
 	}
+	r.Slots = make([]SlotReport, 0, min(maxReported, len(c.order)))
 	for i, n := 0, len(c.order); i < n && len(r.Slots) < maxReported; i++ {
 		s := c.slots[c.order[(c.rotate+i)%n]]
+		if room -= reportSlot + len(s.owner); room < 0 && i > 0 {
+			break
+		}
 		r.Slots = append(r.Slots, c.slotReport(s))
 	}
-	if n := len(c.order); n > maxReported {
-		c.rotate = (c.rotate + maxReported) % n
+	if n := len(c.order); n > len(r.Slots) {
+		c.rotate = (c.rotate + len(r.Slots)) % n
 	}
 	c.broadcast(Message{Kind: KindProbe, Report: &r})
 }
@@ -194,7 +251,10 @@ func (c *Core) slotReport(s *slot) SlotReport {
 	if s.role == RoleShadow {
 		r.Seen = s.seen
 	}
-	if s.owner == c.cfg.Self && !c.holds(s) {
+	switch {
+	case s.owner != c.cfg.Self:
+		r.OwnerLife = s.life
+	case !c.holds(s):
 		r.Owner = "" // an earlier life held it
 	}
 	return r

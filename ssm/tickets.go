@@ -1,6 +1,7 @@
 package ssm
 
 import (
+	"fmt"
 	"time"
 
 	"github.com/shadowcast/shadowcast/sa"
@@ -85,7 +86,7 @@ func (c *Core) onGrant(s *slot, m Message) {
 		s.granted = m.Ticket
 		s.floor = m.Ticket
 		c.emit(ActPreset{Slot: s.cfg.Slot, Ticket: m.Ticket})
-	case s.role == RoleOwner && s.renewAbove != 0 && s.granted == 0:
+	case s.role == RoleOwner && s.outbid >= s.ticket && s.granted == 0:
 		s.granted, s.renewing = m.Ticket, c.now
 		s.floor = m.Ticket
 		c.tickRenew(s)
@@ -96,16 +97,17 @@ func (c *Core) onGrant(s *slot, m Message) {
 	}
 }
 
-// tickRenew moves an owner above a ticket that was lost before it was used. Once it
-// sends in the new block a shadow with a lower ticket must not claim: its numbers
+// tickRenew moves an owner above tickets that it was outbid by. Once it sends in the new block a shadow with a lower ticket must not claim: its numbers
 // would lie behind what the client has seen. So the shadows are armed anew first;
 // one that does not answer for a while cannot hold up the others' protection.
 func (c *Core) tickRenew(s *slot) {
 	switch {
-	case s.renewAbove == 0 || s.renewAbove < s.ticket:
+	case s.outbid < s.ticket:
 		return
+	case s.granted == 0 && (s.move != nil && s.move.phase != phasePrepare || !s.activateBy.IsZero()):
+		return // the ticket is part of the move
 	case s.granted == 0:
-		s.floor = max(s.floor, s.renewAbove)
+		s.floor = max(s.floor, s.outbid)
 		c.request(s)
 		return
 	case s.renewing.IsZero():
@@ -141,9 +143,8 @@ func (c *Core) preset(s *slot, t sa.Ticket) {
 			c.probeAt = c.now
 		}
 	case RoleOwner:
-		s.renewAbove = 0
 		s.ticket, s.since = t, c.now
-		c.report(ActReport{Slot: s.cfg.Slot, Kind: "renewed", Text: "owner goes on under a higher ticket", Reason: "a higher one was lost before it was used"})
+		c.report(ActReport{Slot: s.cfg.Slot, Kind: "renewed", Text: fmt.Sprintf("the owner goes on under ticket %d", t), Reason: "a member lost its memory: it may have claimed unheard"})
 		c.own(s, false)
 	}
 }

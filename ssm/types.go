@@ -110,7 +110,7 @@ type Kind string
 // core repeats what matters until it sees the effect in a probe.
 const (
 	KindProbe   Kind = "probe"   // Report; every ProbeInterval to every appliance
-	KindClaim   Kind = "claim"   // Slot, Ticket, Owner: "Owner holds Slot by Ticket"
+	KindClaim   Kind = "claim"   // Slot, Ticket, Owner, Incarnation: "Owner, in this life, holds Slot by Ticket"
 	KindRequest Kind = "request" // Slot: a ticket for the sender, please
 	KindGrant   Kind = "grant"   // Slot, Ticket, Incarnation: yours
 	KindYield   Kind = "yield"   // Slot, Ticket: take the slot now, my charon is dead
@@ -166,6 +166,9 @@ type SlotReport struct {
 	Slot        sa.Slot   `json:"n"`
 	Owner       Node      `json:"o,omitempty"`
 	OwnerTicket sa.Ticket `json:"t,omitempty"`
+	// OwnerLife is the incarnation of Owner that claimed, 0 where the sender owns
+	// the slot (Report.Incarnation says it) or does not know.
+	OwnerLife uint64 `json:"i,omitempty"`
 	// Armed is the ticket that the sender holds for a takeover, 0 if none.
 	Armed sa.Ticket `json:"a,omitempty"`
 	Ready bool      `json:"r,omitempty"` // the sender's twin is complete

@@ -140,6 +140,15 @@ func (c *Core) Alone() bool {
 	return len(c.peers) > 0
 }
 
+// MovePhase returns the phase of the planned move of slot n from here, "" without
+// one.
+func (c *Core) MovePhase(n sa.Slot) string {
+	if s := c.slots[n]; s != nil && s.move != nil {
+		return string(s.move.phase)
+	}
+	return ""
+}
+
 // Role returns what this appliance is to slot n.
 func (c *Core) Role(n sa.Slot) Role {
 	if s := c.slots[n]; s != nil {

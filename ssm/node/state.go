@@ -93,8 +93,9 @@ func (l *ticketLog) issue(s sa.Slot, floor sa.Ticket) (sa.Ticket, error) {
 // remembered is what a restarted daemon must know of a slot. It lives in the
 // run directory, which a reboot empties, and holds no key material.
 type remembered struct {
-	Role   ssm.Role  `json:"role"`
-	Ticket sa.Ticket `json:"ticket"`
+	Role   ssm.Role            `json:"role"`
+	Ticket sa.Ticket           `json:"ticket"`
+	Lives  map[ssm.Node]uint64 `json:"lives,omitempty"`
 }
 
 type memory struct{ dir string }

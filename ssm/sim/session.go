@@ -114,12 +114,8 @@ func (w *World) clients() {
 // moving reports whether a move has come so far that new clients go elsewhere. An
 // exchange that a client begins just then is not part of the model.
 func (s *shell) moving() bool {
-	for _, v := range s.n.core.View().Slots {
-		if v.Slot == s.slot {
-			return v.MovePhase != "" && v.MovePhase != "prepare"
-		}
-	}
-	return false
+	p := s.n.core.MovePhase(s.slot)
+	return p != "" && p != "prepare"
 }
 
 // despairAfter is what DPD takes to give a client up, far less than a real one's.
@@ -178,6 +174,7 @@ func (s *shell) newChild(x *session) {
 	c := &child{birth: sa.Birth{Base: sa.BaseFor(s.ticket, s.lowest), Tenure: s.ticket}, blocks: map[uint64]tenure{}}
 	x.children = append(slices.Clone(x.children), c)
 	s.kernel[c] = &sadb{by: s.tenure(s.ticket), block: 0, placed: true}
+	s.sent = false
 }
 
 func (s *shell) publish(x *session) {

@@ -43,6 +43,7 @@ type shell struct {
 	build    uint64                // of the twin; what an earlier one arranged is void
 	presetAt time.Duration
 	adopting bool // found active by a new daemon, the core does not know yet
+	sent     bool // everything that is installed has been noted by World.sent
 
 	alone       time.Duration // since when this owner reaches nobody
 	undelivered time.Duration // when a packet could not be delivered last
@@ -51,6 +52,7 @@ type shell struct {
 type remembered struct {
 	role   ssm.Role
 	ticket sa.Ticket
+	lives  map[ssm.Node]uint64
 }
 
 // sadb is an outbound SA in the kernel.
@@ -86,11 +88,11 @@ func (s *shell) rnd(lo, hi int) time.Duration {
 func (s *shell) begin() {
 	if s.memory.role == ssm.RoleOwner && s.charon {
 		// charon tells its sessions again.
-		t := s.memory.ticket
+		t, lives := s.memory.ticket, s.memory.lives
 		s.mode, s.ticket, s.streams, s.adopting = idle, t, nil, true
 		s.n.do(s.rnd(5, 40), func() {
 			s.adopting = false
-			s.n.post(ssm.EvAdopted{Slot: s.slot, Ticket: t})
+			s.n.post(ssm.EvAdopted{Slot: s.slot, Ticket: t, Lives: lives})
 		})
 		return
 	}
@@ -162,7 +164,7 @@ func (n *node) act(a ssm.Action) {
 	case ssm.ActDrain:
 		n.later(x.Min, ssm.EvDrained{Slot: x.Slot, Move: x.Move})
 	case ssm.ActRemember:
-		n.shells[x.Slot].memory = remembered{x.Role, x.Ticket}
+		n.shells[x.Slot].memory = remembered{x.Role, x.Ticket, x.Lives}
 	case ssm.ActAnnounce:
 		n.w.announced(n, x.Level)
 	}
@@ -285,6 +287,7 @@ func (s *shell) place(c *child, k *sadb, t sa.Ticket) {
 		return
 	}
 	k.by, k.block, k.placed = s.tenure(t), n, true
+	s.sent = false
 }
 
 // install mirrors the children of the documents in the kernel. A new SA of a twin
@@ -299,11 +302,13 @@ func (s *shell) install() {
 			}
 			k := &sadb{}
 			s.kernel[c] = k
+			s.sent = false
 			b := s.build
 			s.n.do(s.rnd(1, 30), func() {
 				if s.kernel[c] != k || k.placed {
 					return
 				}
+				s.sent = false
 				switch {
 				case s.build == b && s.mode == twin && s.preset != 0:
 					s.place(c, k, s.preset)
@@ -318,9 +323,10 @@ func (s *shell) install() {
 
 // sends notes what leaves through an open fence: every SA that is not barred.
 func (s *shell) sends() {
-	if !s.isOpen() {
+	if s.sent || !s.isOpen() {
 		return
 	}
+	s.sent = true
 	for c, k := range s.kernel {
 		if k.placed {
 			s.n.w.sent(s, c, k)

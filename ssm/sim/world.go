@@ -89,9 +89,7 @@ func (w *World) moving() bool {
 			case ssm.RoleTaking, ssm.RoleDraining:
 				return true
 			}
-		}
-		for _, v := range n.core.View().Slots {
-			if v.MovePhase != "" {
+			if n.core.MovePhase(c.Slot) != "" {
 				return true
 			}
 		}
