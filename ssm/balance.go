@@ -63,15 +63,14 @@ func (c *Core) shed() {
 	var slot *slot
 	var to Candidate
 	best := math.Inf(1)
-	for _, n := range c.order {
-		s := c.slots[n]
+	for _, s := range c.list {
 		if s.role != RoleOwner {
 			continue
 		}
 		if s.move != nil {
 			return
 		}
-		share := c.share(n)
+		share := c.share(s.cfg.Slot)
 		for _, x := range c.candidates(s, nil) {
 			if x.Problem != "" || x.Standing >= StandingDegraded {
 				continue

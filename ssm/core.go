@@ -1,6 +1,7 @@
 package ssm
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"time"
@@ -25,7 +26,7 @@ type Core struct {
 
 	peers map[Node]*peer
 	slots map[sa.Slot]*slot
-	order []sa.Slot
+	list  []*slot // the same, by number
 
 	registrar registrar
 	fit       fitness
@@ -36,6 +37,8 @@ type Core struct {
 	// What was last told to the shell, so that only changes are.
 	announced  *ActAnnounce
 	newClients []sa.Slot
+	scratch    [4][]sa.Slot // of clientSlots
+	pools      []sa.Slot    // of announce
 }
 
 // slot is one slot as this appliance sees it.
@@ -112,14 +115,14 @@ func New(cfg Config, now time.Time) (*Core, error) {
 	c.registrar.grants = map[grantKey]sa.Ticket{}
 	for _, n := range cfg.Appliances {
 		if n != cfg.Self {
-			c.peers[n] = &peer{slots: map[sa.Slot]SlotReport{}}
+			c.peers[n] = &peer{slots: map[sa.Slot]told{}}
 		}
 	}
 	for _, s := range cfg.Slots {
 		c.slots[s.Slot] = &slot{cfg: s, role: RoleNone, replicas: map[Node]bool{}, held: map[Node]heldTicket{}}
-		c.order = append(c.order, s.Slot)
+		c.list = append(c.list, c.slots[s.Slot])
 	}
-	slices.Sort(c.order)
+	slices.SortFunc(c.list, func(a, b *slot) int { return cmp.Compare(a.cfg.Slot, b.cfg.Slot) })
 	return c, nil
 }
 
@@ -256,8 +259,8 @@ func (c *Core) onTick() {
 	}
 	c.tick = c.now
 	c.suspect()
-	for _, n := range c.order {
-		c.tickSlot(c.slots[n])
+	for _, s := range c.list {
+		c.tickSlot(s)
 	}
 	c.tickDrain()
 	c.tickBalance()
@@ -285,6 +288,9 @@ func (c *Core) stoodStill(gap time.Duration) {
 	// never claim, so after short gaps once in a while is enough.
 	if gap > c.bound() {
 		c.listenUntil = c.now.Add(c.bound())
+		for _, p := range c.peers {
+			p.back = c.now
+		}
 	}
 	if c.now.Sub(c.readUntil) > c.bound() {
 		c.readUntil = c.now.Add(c.cfg.ProbeInterval)
@@ -303,8 +309,7 @@ func (c *Core) stoodStill(gap time.Duration) {
 // thaw runs when this process did not run for a while: fences that have a
 // deadline closed by themselves and somebody may have claimed. Listen first.
 func (c *Core) thaw(gap time.Duration) {
-	for _, n := range c.order {
-		s := c.slots[n]
+	for _, s := range c.list {
 		switch s.role {
 		case RoleOwner, RoleDraining, RoleTaking:
 			if s.role == RoleOwner && len(c.armedShadows(s)) > 0 {

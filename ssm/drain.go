@@ -137,8 +137,9 @@ func (c *Core) tickDrain() {
 // notLeft returns the slots that still need this appliance.
 func (c *Core) notLeft() []sa.Slot {
 	var out []sa.Slot
-	for _, n := range c.order {
-		switch s := c.slots[n]; s.role {
+	for _, s := range c.list {
+		n := s.cfg.Slot
+		switch s.role {
 		case RoleOwner, RoleResuming, RoleDraining, RoleTaking:
 			out = append(out, n)
 		default:
@@ -311,8 +312,8 @@ func (c *Core) onEntry(e EvEntry) {
 // return after the hold-down.
 func (c *Core) undrain() {
 	d := c.drain
-	for _, n := range c.order {
-		if s := c.slots[n]; s.role == RoleOwner && s.move != nil && s.move.drain == d.id && s.move.phase != phaseFlip {
+	for _, s := range c.list {
+		if s.role == RoleOwner && s.move != nil && s.move.drain == d.id && s.move.phase != phaseFlip {
 			c.abort(s, "the drain was ended")
 		}
 	}

@@ -163,7 +163,7 @@ func (c *Core) notPrepared(s *slot, m *move) string {
 	if why := c.unfit(s, m.to); why != "" {
 		return why
 	}
-	if s.outbid >= s.ticket && (s.granted != 0 || c.now.Sub(m.since) <= rearmPatience) {
+	if s.outbid >= s.ticket && (s.presetting() || c.now.Sub(m.since) <= rearmPatience) {
 		return "the owner's own ticket is being renewed"
 	}
 	t := c.peers[m.to].slots[s.cfg.Slot]

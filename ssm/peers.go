@@ -26,7 +26,8 @@ type peer struct {
 	suspect     bool
 	routeLost   bool // its BGP liveness route was withdrawn
 	hears       []Node
-	slots       map[sa.Slot]SlotReport
+	slots       map[sa.Slot]told
+	back        time.Time // since when it is heard without a break
 	standing    Standing
 	wish        *Wish
 	level       Level
@@ -34,6 +35,12 @@ type peer struct {
 	sessions    int
 	tunnelDown  bool // packets cannot be forwarded to it
 	flaps       flaps
+}
+
+// told is what a peer said last of one slot.
+type told struct {
+	SlotReport
+	at time.Time
 }
 
 func (c *Core) suspected(n Node) bool {
@@ -77,8 +84,8 @@ func (c *Core) onLiveness(e EvLiveness) {
 		text = "liveness route of " + string(e.Node) + " was withdrawn"
 	}
 	c.report(ActReport{Kind: "liveness", Warn: !e.Up, Text: text})
-	for _, n := range c.order {
-		c.tickSlot(c.slots[n])
+	for _, s := range c.list {
+		c.tickSlot(s)
 	}
 }
 
@@ -91,13 +98,16 @@ func (c *Core) onReport(from Node, p *peer, r Report) {
 			c.report(ActReport{Kind: "reboot", Warn: true, Text: "appliance " + string(from) + " lost its memory: its tickets are void"})
 			c.noteFailure(from)
 		}
-		for _, n := range c.order {
-			if s := c.slots[n]; slices.Contains(s.cfg.members(), from) {
+		for _, s := range c.list {
+			if slices.Contains(s.cfg.members(), from) {
 				c.memberRebooted(s, from)
 			}
 		}
 		p.incarnation = r.Incarnation
 		clear(p.slots)
+	}
+	if p.suspect || p.heard.IsZero() {
+		p.back = c.now
 	}
 	if p.suspect {
 		c.report(ActReport{Kind: "heard", Text: "appliance " + string(from) + " is heard again"})
@@ -110,7 +120,7 @@ func (c *Core) onReport(from Node, p *peer, r Report) {
 		if s == nil {
 			continue
 		}
-		p.slots[sr.Slot] = sr
+		p.slots[sr.Slot] = told{sr, c.now}
 		life := sr.OwnerLife
 		if sr.Owner == from {
 			life = r.Incarnation
@@ -229,15 +239,15 @@ func (c *Core) probe() {
 			room -= len(n) + reportName
 		}
 	}
-	r.Slots = make([]SlotReport, 0, min(maxReported, len(c.order)))
-	for i, n := 0, len(c.order); i < n && len(r.Slots) < maxReported; i++ {
-		s := c.slots[c.order[(c.rotate+i)%n]]
+	r.Slots = make([]SlotReport, 0, min(maxReported, len(c.list)))
+	for i, n := 0, len(c.list); i < n && len(r.Slots) < maxReported; i++ {
+		s := c.list[(c.rotate+i)%n]
 		if room -= reportSlot + len(s.owner); room < 0 && i > 0 {
 			break
 		}
 		r.Slots = append(r.Slots, c.slotReport(s))
 	}
-	if n := len(c.order); n > len(r.Slots) {
+	if n := len(c.list); n > len(r.Slots) {
 		c.rotate = (c.rotate + len(r.Slots)) % n
 	}
 	c.broadcast(Message{Kind: KindProbe, Report: &r})

@@ -9,10 +9,11 @@ import (
 // settle derives what follows from the state (steering, new clients,
 // announcements) and emits what changed since it was last told.
 func (c *Core) settle() {
-	for _, n := range c.order {
-		c.steer(c.slots[n])
+	for _, s := range c.list {
+		c.steer(s)
 	}
 	if nc := c.clientSlots(); !slices.Equal(nc, c.newClients) {
+		nc = slices.Clone(nc)
 		c.newClients = nc
 		c.emit(ActNewClients{Slots: nc})
 	}
@@ -25,8 +26,9 @@ func (c *Core) steer(s *slot) {
 	if s.steered != nil && *s.steered == a {
 		return
 	}
-	s.steered = &a
-	c.emit(a)
+	told := a // a itself stays off the heap: mostly nothing has changed
+	s.steered = &told
+	c.emit(told)
 }
 
 func (c *Core) wantSteer(s *slot) ActSteer {
@@ -69,18 +71,22 @@ func (c *Core) via(s *slot) Node {
 
 // clientSlots returns the slots for new clients that enter here: our home
 // slots, else any slot we own, else everybody's. While this appliance is
-// leaving, those of appliances that are not come first.
+// leaving, those of appliances that are not come first. The result is valid until
+// the next call.
 func (c *Core) clientSlots() []sa.Slot {
-	var home, own, fit, any []sa.Slot
-	for _, n := range c.order {
-		s := c.slots[n]
+	for i := range c.scratch {
+		c.scratch[i] = c.scratch[i][:0]
+	}
+	home, own, fit, any := &c.scratch[0], &c.scratch[1], &c.scratch[2], &c.scratch[3]
+	for _, s := range c.list {
+		n := s.cfg.Slot
 		if s.owner == "" {
 			continue
 		}
 		if s.role != RoleOwner {
 			if s.owner != c.cfg.Self && !c.suspected(s.owner) {
-				if any = append(any, n); !c.leaving(s.owner) && !(c.balance.shedding && c.standing(s.owner) >= StandingDegraded) {
-					fit = append(fit, n)
+				if *any = append(*any, n); !c.leaving(s.owner) && !(c.balance.shedding && c.standing(s.owner) >= StandingDegraded) {
+					*fit = append(*fit, n)
 				}
 			}
 			continue
@@ -88,40 +94,40 @@ func (c *Core) clientSlots() []sa.Slot {
 		if s.move != nil && s.move.phase != phasePrepare || s.refeeding || s.yieldTo != "" || !s.activateBy.IsZero() {
 			continue
 		}
-		if own = append(own, n); s.cfg.Home == c.cfg.Self {
-			home = append(home, n)
+		if *own = append(*own, n); s.cfg.Home == c.cfg.Self {
+			*home = append(*home, n)
 		}
 	}
 	switch {
-	case len(fit) > 0 && (c.leaving(c.cfg.Self) || c.balance.shedding):
-		return fit
-	case len(home) > 0:
-		return home
-	case len(own) > 0:
-		return own
-	case len(fit) > 0:
-		return fit
+	case len(*fit) > 0 && (c.leaving(c.cfg.Self) || c.balance.shedding):
+		return *fit
+	case len(*home) > 0:
+		return *home
+	case len(*own) > 0:
+		return *own
+	case len(*fit) > 0:
+		return *fit
 	}
-	return any
+	return *any
 }
 
 // announce emits what BGP should say if that changed. The VIP is announced
 // once every packet that could enter has somewhere to go.
 func (c *Core) announce() {
-	a := ActAnnounce{Paced: c.fit.paced}
+	a := ActAnnounce{Paced: c.fit.paced, Pools: c.pools[:0]}
 	owns := false
-	for _, n := range c.order {
-		s := c.slots[n]
+	for _, s := range c.list {
 		if s.role == RoleOwner {
 			owns = true
 		}
 		// After a move the old owner goes on announcing until the new one's
 		// announcement has certainly arrived: what still comes is forwarded.
 		if s.role == RoleOwner || s.role == RoleDraining || c.now.Before(s.poolUntil) {
-			a.Pools = append(a.Pools, n)
+			a.Pools = append(a.Pools, s.cfg.Slot)
 		}
 	}
 	a.Level = c.level(owns)
+	c.pools = a.Pools
 	c.noteLast(a.Level)
 	if c.announced != nil && c.announced.Level == a.Level && c.announced.Paced == a.Paced && slices.Equal(c.announced.Pools, a.Pools) {
 		return
@@ -129,6 +135,8 @@ func (c *Core) announce() {
 	if c.announced == nil || c.announced.Level != a.Level {
 		c.probeAt = c.now
 	}
-	c.announced = &a
-	c.emit(a)
+	told := a
+	told.Pools = slices.Clone(a.Pools)
+	c.announced = &told
+	c.emit(told)
 }

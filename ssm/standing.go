@@ -193,8 +193,8 @@ func (c *Core) announcer() Node {
 // last one stays (I6).
 func (c *Core) level(owns bool) Level {
 	if !owns { // a relay only, once it knows the owners
-		for _, n := range c.order {
-			if c.via(c.slots[n]) == "" {
+		for _, s := range c.list {
+			if c.via(s) == "" {
 				return LevelNone
 			}
 		}

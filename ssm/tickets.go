@@ -97,21 +97,24 @@ func (c *Core) onGrant(s *slot, m Message) {
 	}
 }
 
-// tickRenew moves an owner above tickets that it was outbid by. Once it sends in the new block a shadow with a lower ticket must not claim: its numbers
-// would lie behind what the client has seen. So the shadows are armed anew first;
-// one that does not answer for a while cannot hold up the others' protection.
+// tickRenew moves an owner above tickets that it was outbid by. Once it sends in the
+// new block a shadow with a lower ticket must not claim: its numbers would lie
+// behind what the client has seen. So the shadows are armed anew first; one that does
+// not answer for a while cannot hold up the others' protection.
 func (c *Core) tickRenew(s *slot) {
 	switch {
 	case s.outbid < s.ticket:
 		return
-	case s.granted == 0 && (s.move != nil && s.move.phase != phasePrepare || !s.activateBy.IsZero()):
+	case !s.presetting() && (s.move != nil && s.move.phase != phasePrepare || !s.activateBy.IsZero()):
 		return // the ticket is part of the move
+	case !c.undisputed(s):
+		return
 	case s.granted == 0:
 		s.floor = max(s.floor, s.outbid)
 		c.request(s)
 		return
-	case s.renewing.IsZero():
-		return // being preset
+	case s.presetting():
+		return
 	}
 	if c.now.Sub(s.renewing) <= rearmPatience {
 		waiting := false
@@ -127,6 +130,25 @@ func (c *Core) tickRenew(s *slot) {
 	}
 	s.renewing = time.Time{}
 	c.emit(ActPreset{Slot: s.cfg.Slot, Ticket: s.granted})
+}
+
+// presetting reports whether the SAs of the owner are on their way to the block of
+// its next ticket.
+func (s *slot) presetting() bool { return s.role == RoleOwner && s.granted != 0 && s.renewing.IsZero() }
+
+// undisputed reports whether every other member of s is heard and, since its last
+// silence, has named no higher claim: an owner that rose above a living claimant
+// in a partition would take the slot from it, and with it what clients did there.
+func (c *Core) undisputed(s *slot) bool {
+	for _, n := range s.cfg.members() {
+		if n == c.cfg.Self {
+			continue
+		}
+		if p := c.peers[n]; !c.alive(n) || p.slots[s.cfg.Slot].at.Before(p.back) {
+			return false
+		}
+	}
+	return true
 }
 
 // preset runs when the sequence numbers of ticket t are written.

@@ -77,7 +77,7 @@ func (c *Core) View() View {
 	}
 	if c.announced != nil {
 		v.Level = c.announced.Level
-		v.Relay = v.Level.Announced() && !slices.ContainsFunc(c.order, func(n sa.Slot) bool { return c.slots[n].role == RoleOwner })
+		v.Relay = v.Level.Announced() && !slices.ContainsFunc(c.list, func(s *slot) bool { return s.role == RoleOwner })
 	}
 	for _, k := range slices.Sorted(maps.Keys(c.fit.by)) {
 		v.Sources = append(v.Sources, c.fit.by[k])
@@ -87,8 +87,8 @@ func (c *Core) View() View {
 			v.Peers = append(v.Peers, PeerView{n, p.heard, p.suspect, p.routeLost, p.incarnation, p.standing, p.level, p.risk, p.load, p.sessions, p.wish})
 		}
 	}
-	for _, n := range c.order {
-		s := c.slots[n]
+	for _, s := range c.list {
+		n := s.cfg.Slot
 		sv := SlotView{Slot: n, Home: s.cfg.Home, Owner: s.owner, Ticket: s.ticket, Since: s.since, Role: s.role, Up: s.up,
 			Armed: s.armed, Ready: s.ready, Reason: s.reason}
 		if s.steered != nil {
@@ -120,9 +120,9 @@ func (c *Core) View() View {
 // watches them for packets that cannot be delivered.
 func (c *Core) Unheard() []sa.Slot {
 	var out []sa.Slot
-	for _, n := range c.order {
-		if s := c.slots[n]; s.role == RoleShadow && c.suspected(s.owner) {
-			out = append(out, n)
+	for _, s := range c.list {
+		if s.role == RoleShadow && c.suspected(s.owner) {
+			out = append(out, s.cfg.Slot)
 		}
 	}
 	return out
