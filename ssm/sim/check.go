@@ -32,6 +32,9 @@ func (w *World) claimed(s *shell, x ssm.ActOwn) {
 			if by.ticket < x.Ticket && b > k.block {
 				w.fail("I1: %s goes on in block %d of an SA of slot %d that ticket %d has sent in block %d of", s.n.name, k.block, s.slot, by.ticket, b)
 			}
+			if by.ticket > x.Ticket && b > k.block && x.Takeover && by.node == s.master && by.inc == w.byName[s.master].inc {
+				w.fail("I1: %s takes slot %d over from %s by ticket %d, in block %d of an SA that %s, under ticket %d by then, has sent in block %d of", s.n.name, s.slot, s.master, x.Ticket, k.block, s.master, by.ticket, b)
+			}
 		}
 	}
 }
@@ -71,13 +74,13 @@ func (w *World) checkInherited(s *shell) {
 	for _, x := range w.slots[s.slot].sessions {
 		_, has := s.docs[x]
 		switch {
-		case complete && !has && !x.deleted && !x.lost && x.acked[h]:
+		case complete && !has && !x.deleted && !x.lost && knows(x.acked, h):
 			w.fail("I5: session %d of slot %d, acknowledged by %s, is missing when it takes over", x.id, s.slot, s.n.name)
-		case complete && has && x.deleted && x.buried[h] && !x.revived:
+		case complete && has && x.deleted && knows(x.buried, h) && !x.revived:
 			w.fail("I5: session %d of slot %d was deleted, %s was told, and it is back", x.id, s.slot, s.n.name)
-		case has && x.deleted && w.better(s, func(t *shell) bool { return !t.has(x) && x.buried[t.holder()] }):
+		case has && x.deleted && w.better(s, func(t *shell) bool { return !t.has(x) && w.told(x.buried, t) }):
 			w.fail("I5: session %d of slot %d was deleted, and %s takes over with it although an armed shadow that it hears was told", x.id, s.slot, s.n.name)
-		case !has && !x.deleted && !x.lost && w.better(s, func(t *shell) bool { return t.has(x) && x.acked[t.holder()] }):
+		case !has && !x.deleted && !x.lost && w.better(s, func(t *shell) bool { return t.has(x) && w.told(x.acked, t) }):
 			w.fail("I5: session %d of slot %d is missing when %s takes over, although an armed shadow that it hears holds it", x.id, s.slot, s.n.name)
 		case has && x.deleted:
 			x.revived = true // its client is gone; DPD will end it
@@ -93,7 +96,7 @@ func (w *World) checkInherited(s *shell) {
 // of s, and that s hears, knows more.
 func (w *World) better(s *shell, more func(*shell) bool) bool {
 	for _, o := range w.nodes {
-		if o == s.n || !o.ready() || !w.connected(o, s.n) || !w.quiet(500*time.Millisecond) {
+		if o == s.n || !o.ready() || !w.connected(o, s.n) || !w.lost(s.master, toldWithin) {
 			continue
 		}
 		t := o.shells[s.slot]
@@ -109,6 +112,29 @@ func (w *World) better(s *shell, more func(*shell) bool) bool {
 	return false
 }
 
+func knows(known map[holder]time.Duration, h holder) bool {
+	_, ok := known[h]
+	return ok
+}
+
+// toldWithin is the time after which all that are connected know what one knows:
+// a probe interval, a tick and the longest way, twice.
+const toldWithin = 700 * time.Millisecond
+
+// told reports whether t has known it for long enough that its probes have told.
+func (w *World) told(known map[holder]time.Duration, t *shell) bool {
+	at, ok := known[t.holder()]
+	return ok && w.now-at > toldWithin
+}
+
+// lost reports whether it has been quiet for d but for the end of n.
+func (w *World) lost(n ssm.Node, d time.Duration) bool {
+	if x := w.byName[n]; x != nil && !x.machine && x.diedAt == w.shaken {
+		return w.whole() && x.diedAt-x.quietAt > d
+	}
+	return w.quiet(d)
+}
+
 func (s *shell) has(x *session) bool {
 	_, ok := s.docs[x]
 	return ok
@@ -116,7 +142,12 @@ func (s *shell) has(x *session) bool {
 
 // quiet reports whether nothing but standings and moves has happened for d.
 func (w *World) quiet(d time.Duration) bool {
-	if w.now-w.shaken < d || w.loss > 0 {
+	return w.now-w.shaken >= d && w.whole()
+}
+
+// whole reports whether nothing is cut, lost or frozen.
+func (w *World) whole() bool {
+	if w.loss > 0 {
 		return false
 	}
 	for _, c := range w.cut {
@@ -249,7 +280,7 @@ func (w *World) checkSettled() {
 			}
 		}
 		for _, x := range t.sessions {
-			if s := n.shells[c.Slot]; x.deleted && !x.revived && x.buried[s.holder()] && s.has(x) {
+			if s := n.shells[c.Slot]; x.deleted && !x.revived && knows(x.buried, s.holder()) && s.has(x) {
 				w.fail("I5: session %d of slot %d was deleted, and is served by %s, which was told", x.id, c.Slot, n.name)
 			}
 		}

@@ -1,7 +1,6 @@
 package sim
 
 import (
-	"container/heap"
 	"time"
 
 	"github.com/shadowcast/shadowcast/ssm"
@@ -15,25 +14,49 @@ type timed struct {
 	do  func()
 }
 
+// agenda is a binary heap, the next to happen first. container/heap would box every
+// entry; this is where a campaign spends its time.
 type agenda []timed
 
-func (a agenda) Len() int { return len(a) }
-func (a agenda) Less(i, j int) bool {
+func (a agenda) before(i, j int) bool {
 	return a[i].at < a[j].at || a[i].at == a[j].at && a[i].seq < a[j].seq
 }
-func (a agenda) Swap(i, j int) { a[i], a[j] = a[j], a[i] }
-func (a *agenda) Push(x any)   { *a = append(*a, x.(timed)) }
-func (a *agenda) Pop() any {
-	old := *a
-	x := old[len(old)-1]
-	old[len(old)-1] = timed{}
-	*a = old[:len(old)-1]
-	return x
+
+func (a *agenda) push(x timed) {
+	*a = append(*a, x)
+	h := *a
+	for i := len(h) - 1; i > 0; {
+		up := (i - 1) / 2
+		if !h.before(i, up) {
+			break
+		}
+		h[i], h[up] = h[up], h[i]
+		i = up
+	}
+}
+
+func (a *agenda) pop() timed {
+	h := *a
+	x, last := h[0], len(h)-1
+	h[0], h[last] = h[last], timed{}
+	h = h[:last]
+	*a = h
+	for i := 0; ; {
+		down := 2*i + 1
+		if down+1 < last && h.before(down+1, down) {
+			down++
+		}
+		if down >= last || !h.before(down, i) {
+			return x
+		}
+		h[i], h[down] = h[down], h[i]
+		i = down
+	}
 }
 
 func (w *World) after(d time.Duration, do func()) {
 	w.seq++
-	heap.Push(&w.agenda, timed{w.now + d, w.seq, do})
+	w.agenda.push(timed{w.now + d, w.seq, do})
 }
 
 // latency of one datagram: mostly a few milliseconds, now and then long enough to

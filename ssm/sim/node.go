@@ -27,6 +27,9 @@ type node struct {
 	life    uint64 // of the daemon; what an earlier one arranged is void
 	inc     uint64 // of the run directory
 
+	diedAt  time.Duration // when it last lost power
+	quietAt time.Duration // World.shaken before that
+
 	shells map[sa.Slot]*shell
 	log    map[sa.Slot]sa.Ticket // ticket log, on disk
 
@@ -183,6 +186,7 @@ func (n *node) crash() {
 		return
 	}
 	n.w.died(n)
+	n.diedAt, n.quietAt = n.w.now, n.w.shaken
 	n.machine, n.daemon, n.frozen = false, false, false
 	n.life++
 	n.shells = nil

@@ -87,7 +87,12 @@ func NewPlan(seed int64) Plan {
 	ms := func(lo, hi int) time.Duration { return time.Duration(lo+r.Intn(hi-lo)) * time.Millisecond }
 	add := func(f Fault) { p.Faults = append(p.Faults, f) }
 	// The fleet has come up after about two seconds.
-	for at := 2500 * time.Millisecond; at < p.Span; at += ms(50, 1500) {
+	at := 2500 * time.Millisecond
+	if r.Intn(3) == 0 {
+		at = p.theme(r, at+ms(0, 800))
+		p.Span = max(p.Span, at+time.Second)
+	}
+	for ; at < p.Span; at += ms(50, 1500) {
 		n, o := r.Intn(p.Nodes), r.Intn(p.Nodes)
 		f := Fault{At: at, Node: n, Other: o, Slot: 1 + r.Intn(p.Slots)}
 		switch r.Intn(24) {

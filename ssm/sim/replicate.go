@@ -76,13 +76,20 @@ func (s *shell) deliver(st *stream, build uint64) {
 			}
 			st.acked = max(st.acked, version)
 			for x := range docs {
-				x.acked[h] = true
+				w.since(x.acked, h)
 			}
 			for _, x := range ended {
-				x.buried[h] = true
+				w.since(x.buried, h)
 			}
 		})
 	})
+}
+
+// since notes that h knows something from now on.
+func (w *World) since(known map[holder]time.Duration, h holder) {
+	if _, ok := known[h]; !ok {
+		known[h] = w.now
+	}
 }
 
 // settled reports whether the twin s still is what owner o has acknowledged.

@@ -17,10 +17,10 @@ type session struct {
 	deleted  bool
 	lost     bool // by a takeover that did not have it yet
 	revived  bool // by a takeover that nobody could tell of its end
-	// acked are the twins (by node and incarnation) that hold it.
-	acked map[holder]bool
-	// buried are those that have been told of its end.
-	buried map[holder]bool
+	// acked are the twins that hold it, and since when the owner knows.
+	acked map[holder]time.Duration
+	// buried are those that have been told of its end, and since when.
+	buried map[holder]time.Duration
 }
 
 type holder struct {
@@ -89,7 +89,7 @@ func (w *World) clients() {
 		case 0:
 			if len(at.docs) < maxSessions {
 				w.lastID++
-				x := &session{id: w.lastID, slot: sc.Slot, acked: map[holder]bool{}, buried: map[holder]bool{}}
+				x := &session{id: w.lastID, slot: sc.Slot, acked: map[holder]time.Duration{}, buried: map[holder]time.Duration{}}
 				t.sessions = append(t.sessions, x)
 				at.newChild(x)
 				at.publish(x)

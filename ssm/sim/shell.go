@@ -204,6 +204,9 @@ func (s *shell) own(x ssm.ActOwn) {
 
 // shadow makes a twin of the slot, from nothing or from what charon still holds.
 func (s *shell) shadow(x ssm.ActShadow) {
+	if s.isOpen() {
+		s.n.w.fail("I2: %s makes a twin of slot %d, which is active there", s.n.name, s.slot)
+	}
 	s.master, s.under = x.Owner, x.Ticket
 	if x.Keep && s.charon {
 		s.build++

@@ -1,7 +1,6 @@
 package sim
 
 import (
-	"container/heap"
 	"fmt"
 	"math/rand"
 	"time"
@@ -49,6 +48,10 @@ type Result struct {
 // the longest wait is that of an incomplete twin, plus a rebuild.
 const settleTime = 6 * time.Second
 
+// MinEvents is what every run comes to at least: a small fleet that was down for
+// long is left to run on.
+const MinEvents = 1000
+
 const tickInterval = 60 * time.Millisecond
 
 // Run plays a plan. With trace it also tells what happened.
@@ -64,7 +67,7 @@ func Run(p Plan, trace bool) Result {
 	w.after(p.Span, w.healAll)
 	w.until(p.Span + settleTime)
 	// A slot may be on its way home just now.
-	for i := 0; i < 8 && w.violation == "" && w.moving(); i++ {
+	for i := 0; i < 8 && w.violation == "" && w.moving() || w.violation == "" && w.steps < MinEvents; i++ {
 		w.until(w.now + time.Second)
 	}
 	if w.violation == "" {
@@ -75,7 +78,7 @@ func Run(p Plan, trace bool) Result {
 
 func (w *World) until(end time.Duration) {
 	for w.violation == "" && len(w.agenda) > 0 && w.agenda[0].at <= end {
-		t := heap.Pop(&w.agenda).(timed)
+		t := w.agenda.pop()
 		w.now = t.at
 		t.do()
 	}

@@ -22,15 +22,15 @@ func main() {
 	first := flag.Bool("first", false, "end with the first violation")
 	brief := flag.Bool("brief", false, "do not shrink what breaks a promise")
 	trace := flag.Bool("trace", false, "play one run, from, and tell all of it")
-	mutants := flag.Bool("mutants", false, "build every mutant of the sources and search until it is caught")
+	mutants := flag.Bool("mutants", false, "build every mutant of the sources, or those whose names contain an argument, and search until it is caught")
 	flag.Parse()
-	debug.SetGCPercent(400) // a run is short-lived garbage
+	debug.SetGCPercent(2000) // a run is short-lived garbage, and little of it is alive
 	var err error
 	switch {
+	case *mutants:
+		err = playMutants(os.Stdout, flag.Args(), *runs, *workers)
 	case flag.NArg() > 0:
 		err = fmt.Errorf("unexpected argument %q", flag.Arg(0))
-	case *mutants:
-		err = playMutants(os.Stdout, *runs, *workers)
 	case *trace:
 		err = tell(*from)
 	default:

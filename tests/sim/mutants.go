@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 )
 
@@ -61,8 +62,15 @@ var mutants = []mutant{
 		old: "if w.In == nil || w.In.Seq < s.Seq {", new: "if w.In == nil {"},
 }
 
-// playMutants builds each mutant and searches until it is caught.
-func playMutants(out io.Writer, runs int64, workers int) error {
+// playMutants builds each mutant, or those whose names contain one of only, and
+// searches until it is caught.
+func playMutants(out io.Writer, only []string, runs int64, workers int) error {
+	chosen := slices.DeleteFunc(slices.Clone(mutants), func(m mutant) bool {
+		return len(only) > 0 && !slices.ContainsFunc(only, func(s string) bool { return strings.Contains(m.name, s) })
+	})
+	if len(chosen) == 0 {
+		return fmt.Errorf("no mutant has a name that contains %q", only)
+	}
 	root, err := moduleRoot()
 	if err != nil {
 		return err
@@ -73,7 +81,7 @@ func playMutants(out io.Writer, runs int64, workers int) error {
 	}
 	defer os.RemoveAll(dir)
 	var missed []string
-	for i, m := range mutants {
+	for i, m := range chosen {
 		how, err := m.play(root, filepath.Join(dir, fmt.Sprint(i)), runs, workers)
 		if err != nil {
 			return fmt.Errorf("mutant %q: %w", m.name, err)
@@ -84,7 +92,7 @@ func playMutants(out io.Writer, runs int64, workers int) error {
 		}
 		fmt.Fprintf(out, "%-66s %s\n", m.name, how)
 	}
-	fmt.Fprintf(out, "mutants: %d built, %d caught\n", len(mutants), len(mutants)-len(missed))
+	fmt.Fprintf(out, "mutants: %d built, %d caught\n", len(chosen), len(chosen)-len(missed))
 	if len(missed) > 0 {
 		return fmt.Errorf("not caught in %d runs: %s", runs, strings.Join(missed, "; "))
 	}

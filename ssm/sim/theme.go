@@ -1,0 +1,62 @@
+package sim
+
+import (
+	"math/rand"
+	"time"
+
+	"github.com/shadowcast/shadowcast/ssm"
+)
+
+// A theme is a short story at the beginning of a third of the plans, told with
+// random moments: situations that independent faults rarely meet. Each is one that
+// the design speaks of; none knows what a core does in it.
+func (p *Plan) theme(r *rand.Rand, at time.Duration) time.Duration {
+	ms := func(lo, hi int) time.Duration { return time.Duration(lo+r.Intn(hi-lo)) * time.Millisecond }
+	add := func(f Fault) { p.Faults = append(p.Faults, f) }
+	slot := r.Intn(p.Slots)
+	home, next := slot%p.Nodes, (slot+1)%p.Nodes // its first shadow
+	other := (slot + 2) % p.Nodes
+	switch r.Intn(4) {
+	case 0: // replication to one shadow lags, and the owner dies
+		slow := next
+		if r.Intn(2) == 0 {
+			slow = other
+		}
+		add(Fault{At: at, Kind: Slow, Node: slow, For: ms(800, 2500)})
+		at += ms(600, 1800)
+		add(Fault{At: at, Kind: Crash, Node: home})
+		at += ms(1000, 2000)
+		add(Fault{At: at, Kind: Boot, Node: home})
+	case 1: // everybody is predicted to fail, in any order
+		for _, n := range r.Perm(p.Nodes) {
+			add(Fault{At: at, Kind: Predict, Node: n, Mask: int(ssm.StandingWithdrawn) - r.Intn(5)/4})
+			at += ms(0, 400)
+		}
+		at += ms(800, 2500)
+		for n := range p.Nodes {
+			add(Fault{At: at + ms(0, 500), Kind: Predict, Node: n})
+		}
+	case 2: // a shadow forgets, comes back, and the owner is lost just then
+		add(Fault{At: at, Kind: Crash, Node: next})
+		at += ms(300, 1200)
+		add(Fault{At: at, Kind: Boot, Node: next})
+		at += ms(100, 1000)
+		if r.Intn(2) == 0 {
+			add(Fault{At: at, Kind: Crash, Node: home})
+			add(Fault{At: at + ms(1000, 3000), Kind: Boot, Node: home})
+		} else {
+			add(Fault{At: at, Kind: Split, Mask: 1 << home})
+			add(Fault{At: at + ms(600, 3000), Kind: Heal})
+		}
+		at += time.Second
+	case 3: // a daemon restarts among appliances that know less than it did
+		add(Fault{At: at, Kind: Split, Mask: 1 << other})
+		add(Fault{At: at + ms(50, 400), Kind: Move, Slot: slot + 1, Other: next})
+		at += ms(700, 1600)
+		add(Fault{At: at, Kind: KillDaemon, Node: next})
+		at += ms(50, 350)
+		add(Fault{At: at - ms(0, 60), Kind: Heal})
+		add(Fault{At: at, Kind: Boot, Node: next})
+	}
+	return at + ms(200, 1200)
+}
