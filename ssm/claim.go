@@ -31,8 +31,11 @@ func (c *Core) mayFound(s *slot) bool {
 	if s.owner != "" && s.owner != c.cfg.Self {
 		return false
 	}
-	if len(c.armedShadows(s)) > 0 {
-		return false // they hold the sessions of our earlier life
+	for _, n := range s.cfg.members() {
+		// It holds the sessions of our earlier life, and gets a ticket where we do.
+		if c.alive(n) && c.peers[n].slots[s.cfg.Slot].Ready {
+			return false
+		}
 	}
 	return c.heardAll() || c.now.Sub(c.started) >= c.cfg.StartGrace
 }
@@ -205,9 +208,6 @@ func (c *Core) onClaim(s *slot, owner Node, t sa.Ticket, life uint64) {
 	case c.ended(owner, life) && s.owner != "" && !c.ended(s.owner, s.life):
 		// Nobody holds the slot by it any more, and somebody else holds it still.
 		c.spent(s, t)
-		if s.owner != c.cfg.Self {
-			c.send(s.owner, Message{Kind: KindClaim, Slot: s.cfg.Slot, Ticket: t, Owner: owner, Incarnation: life})
-		}
 		return
 	}
 	was, old := s.role, s.owner

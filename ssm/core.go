@@ -54,6 +54,8 @@ type slot struct {
 	// outbid is the highest ticket that may have been claimed unheard or by a life
 	// that has ended since: an owner below or at it must rise above it.
 	outbid sa.Ticket
+	// spent is the highest ticket that is known to have been claimed so.
+	spent sa.Ticket
 
 	// As a shadow.
 	armed        sa.Ticket // may claim with it: granted and preset
@@ -168,7 +170,11 @@ func (c *Core) onSlotEvent(ev Event) {
 	case EvAdopted:
 		c.with(e.Slot, func(s *slot) { c.adopted(s, e.Ticket, e.Lives) })
 	case EvRestored:
-		c.with(e.Slot, func(s *slot) { s.floor = max(s.floor, e.Ticket) })
+		c.with(e.Slot, func(s *slot) {
+			if s.floor = max(s.floor, e.Ticket); e.Owned && e.Ticket > s.ticket {
+				c.spent(s, e.Ticket)
+			}
+		})
 	case EvCharonDied:
 		c.with(e.Slot, c.charonDied)
 	case EvRefed:

@@ -41,10 +41,11 @@ type (
 		Lives  map[Node]uint64 // as ActRemember told
 	}
 	// EvRestored says that a restarted daemon found the ticket it was armed
-	// with; the twin itself is built anew.
+	// with, or owned the slot by; the twin itself is built anew.
 	EvRestored struct {
 		Slot   sa.Slot
 		Ticket sa.Ticket
+		Owned  bool
 	}
 	// EvCharonDied says that the charon of an active slot is gone.
 	EvCharonDied struct{ Slot sa.Slot }

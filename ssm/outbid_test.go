@@ -106,7 +106,7 @@ func TestAdoptedOwnerRisesOnlyAboveLivesItDoesNotKnow(t *testing.T) {
 		for range 40 {
 			now = now.Add(50 * time.Millisecond)
 			for _, n := range []Node{"n1", "n2"} {
-				c0.Step(EvMessage{n, Message{Kind: KindProbe, Report: &Report{Incarnation: 7, Hears: []Node{"n0"}}}}, now)
+				c0.Step(EvMessage{n, Message{Kind: KindProbe, Report: &Report{Incarnation: 7, Hears: []Node{"n0"}, Slots: []SlotReport{{Slot: 1, Owner: "n0", OwnerTicket: 5, OwnerLife: 3}}}}}, now)
 			}
 			for _, a := range c0.Step(EvTick{}, now) {
 				if x, ok := a.(ActSend); ok && x.Msg.Kind == KindRequest {
@@ -120,6 +120,53 @@ func TestAdoptedOwnerRisesOnlyAboveLivesItDoesNotKnow(t *testing.T) {
 		if asked != c.rises {
 			t.Errorf("%s: a new ticket was asked for: %v, want %v", name, asked, c.rises)
 		}
+	}
+}
+
+// A daemon that finds its slot without a charon does not own it any more, but its
+// ticket may have been sent in: the owner rises above it.
+func TestOwnerRisesAboveADaemonThatFindsItsCharonDead(t *testing.T) {
+	f := newFleet(23, 3, 1)
+	settled(t, f)
+	f.crash(f.node("n1"))
+	f.run(500 * time.Millisecond)
+	f.node("n1").inc-- // the daemon only: its run directory is as it was
+	f.boot(f.node("n1"))
+	f.counter[1] = 50
+	f.step(f.node("n1"), EvRestored{Slot: 1, Ticket: 50, Owned: true})
+	f.run(2 * time.Second)
+	check(t, f)
+	if s := f.node("n0").core.slots[1]; s.role != RoleOwner || s.ticket <= 50 {
+		t.Fatalf("n0 is %s by ticket %d, want the owner above 50\n%s", s.role, s.ticket, f.trace())
+	}
+}
+
+// A home that lost its memory must not found its slot anew while somebody holds a
+// complete twin, be it armed or not: both get their tickets from the same registrar.
+func TestHomeFoundsNothingOverACompleteTwin(t *testing.T) {
+	f := newFleet(24, 3, 1)
+	settled(t, f)
+	f.node("n2").up = false // the registrar stands still
+	for _, n := range []Node{"n0", "n1"} {
+		f.setRoute(n, true)
+	}
+	f.step(f.node("n1"), EvMessage{"n0", Message{Kind: KindRearm, Slot: 1, Ticket: 90}})
+	f.node("n1").core.slots[1].armed = 0
+	f.run(500 * time.Millisecond)
+	f.crash(f.node("n0"))
+	f.run(200 * time.Millisecond)
+	f.boot(f.node("n0"))
+	f.run(2 * time.Second)
+	f.node("n2").up = true
+	f.run(3 * time.Second)
+	check(t, f)
+	for _, r := range f.reports[1:] {
+		if r.node == "n0" && r.Kind == "claim" && r.Reason == "nobody held the slot" && f.node("n0").inc == 2 && r.Text != "n0 owns the slot by ticket 1" {
+			t.Errorf("n0 founded the slot anew: %s\n%s", r.Text, f.trace())
+		}
+	}
+	if got := f.owner(1); !slices.Equal(got, []Node{"n1"}) {
+		t.Errorf("slot 1 is owned by %v, want n1, which holds its sessions\n%s", got, f.trace())
 	}
 }
 

@@ -131,6 +131,9 @@ func (c *Core) onReport(from Node, p *peer, r Report) {
 		case sr.OwnerTicket > s.ticket: // an earlier life of from held it
 			c.spent(s, sr.OwnerTicket)
 		}
+		if sr.Spent > s.ticket {
+			c.spent(s, sr.Spent)
+		}
 		if sr.Armed != 0 {
 			s.held[from] = heldTicket{r.Incarnation, sr.Armed}
 		}
@@ -162,7 +165,7 @@ func (c *Core) memberRebooted(s *slot, n Node) {
 // spent notes a claim by ticket t that nobody holds s by any more: what lies below
 // it is behind numbers that clients may have seen.
 func (c *Core) spent(s *slot, t sa.Ticket) {
-	s.outbid, s.floor = max(s.outbid, t), max(s.floor, t)
+	s.spent, s.outbid, s.floor = max(s.spent, t), max(s.outbid, t), max(s.floor, t)
 	if s.granted <= t {
 		s.granted = 0
 	}
@@ -260,6 +263,9 @@ func (c *Core) slotReport(s *slot) SlotReport {
 	r := SlotReport{Slot: s.cfg.Slot, Owner: s.owner, OwnerTicket: s.ticket, Armed: s.armed, Ready: s.ready && s.role == RoleShadow, Up: s.up, RTT: s.rtt}
 	if s.role == RoleShadow {
 		r.Seen = s.seen
+	}
+	if s.spent > s.ticket {
+		r.Spent = s.spent
 	}
 	switch {
 	case s.owner != c.cfg.Self:

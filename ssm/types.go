@@ -176,6 +176,9 @@ type SlotReport struct {
 	// has.
 	Seen uint64 `json:"q,omitempty"`
 	Up   bool   `json:"u,omitempty"` // the sender's charon of the slot runs
+	// Spent is a ticket above OwnerTicket by which a life that has ended held the
+	// slot: the owner must rise above it. 0: none is known.
+	Spent sa.Ticket `json:"x,omitempty"`
 	// RTT is the sender's round-trip time to clients of the slot, 0 unknown.
 	RTT time.Duration `json:"l,omitempty"`
 }

@@ -98,7 +98,7 @@ func (s *shell) begin() {
 	}
 	s.fence, s.adopting = 0, false
 	if s.memory.ticket != 0 {
-		s.n.later(0, ssm.EvRestored{Slot: s.slot, Ticket: s.memory.ticket})
+		s.n.later(0, ssm.EvRestored{Slot: s.slot, Ticket: s.memory.ticket, Owned: s.memory.role == ssm.RoleOwner})
 	}
 	s.rebuild()
 }
