@@ -6,8 +6,10 @@ OUT     := out
 FUZZ    ?= 10s
 SEEDS   ?= 10000
 FROM    ?= 1
-# The lab boots kernels and charons; two at a time would fight for the cores.
 TESTFLAGS ?=
+# One kind of build for everything; only the race detector needs C.
+export CGO_ENABLED ?= 0
+export GOFLAGS     ?= -trimpath
 
 .PHONY: deps build generate test unit race lab lint fuzz sim sim-mutants bench bench-collect bench-hwhealth demo campaign lab-routers clean
 
@@ -15,7 +17,7 @@ deps: ## install what Debian must provide, leaving no service running
 	$(SUDO) sh scripts/deps.sh
 
 build: ## compile the three programs into bin/
-	CGO_ENABLED=0 $(GO) build -trimpath -o $(BIN)/ ./cmd/...
+	$(GO) build -o $(BIN)/ ./cmd/...
 
 generate: ## rebuild protobuf code and eBPF objects (needs clang, protoc)
 	$(GO) generate ./...

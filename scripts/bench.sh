@@ -7,10 +7,12 @@
 set -eu
 cd "$(dirname "$0")/.."
 go=${GO:-go}
+# One kind of build for everything, as in the Makefile.
+export CGO_ENABLED="${CGO_ENABLED:-0}" GOFLAGS="${GOFLAGS:--trimpath}"
 mkdir -p out
 "$go" build -o out/summary ./tests/summary
 out/summary bench "$@"
-[ -x bin/shadowlab ] || CGO_ENABLED=0 "$go" build -trimpath -o bin/ ./cmd/...
+[ -x bin/shadowlab ] || "$go" build -o bin/ ./cmd/...
 if bin/shadowlab bench --help > /dev/null 2>&1; then
 	printf '\n== takeover in the lab\n'
 	bin/shadowlab bench

@@ -11,8 +11,10 @@
 set -eu
 cd "$(dirname "$0")/.."
 go=${GO:-go}
+# One kind of build for everything, as in the Makefile.
+export CGO_ENABLED="${CGO_ENABLED:-0}" GOFLAGS="${GOFLAGS:--trimpath}"
 case ${1:-all} in
-all | lab) CGO_ENABLED=0 "$go" build -trimpath -o bin/ ./cmd/... ;;
+all | lab) "$go" build -o bin/ ./cmd/... ;;
 esac
 mkdir -p out
 "$go" build -o out/summary ./tests/summary

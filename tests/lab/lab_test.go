@@ -36,6 +36,7 @@ func buildDaemon() error {
 		return fmt.Errorf("find own binary: %w", err)
 	}
 	cmd := exec.Command("go", "build", "-o", filepath.Dir(self), "github.com/shadowcast/shadowcast/cmd/shadowcastd")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0") // as everywhere else: it is built already
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("build shadowcastd: %w\n%s", err, out)
 	}

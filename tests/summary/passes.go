@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 )
 
@@ -61,10 +62,15 @@ func (r *runner) compiler() string {
 
 func (r *runner) test(what string, patterns []string, flags ...string) error {
 	r.say("%s", what)
-	args := append([]string{"test", "-json", "-count=1", "-timeout=12m", "-skip=" + scenarios}, flags...)
+	// make lint vets.
+	args := append([]string{"test", "-json", "-count=1", "-vet=off", "-timeout=12m", "-skip=" + scenarios}, flags...)
 	args = append(append(args, r.flags...), patterns...)
+	cmd := r.command(r.goCmd, args...)
+	if slices.Contains(flags, "-race") {
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=1")
+	}
 	g, before := newGoTest(r.t, r.out, r.module), len(r.t.names(failed))
-	exit, err := r.stream(r.command(r.goCmd, args...), g.read)
+	exit, err := r.stream(cmd, g.read)
 	if err == nil && exit != 0 && len(r.t.names(failed)) == before {
 		r.t.note("go "+strings.Join(args, " "), result{failed, fmt.Sprintf("exit status %d", exit)})
 	}
