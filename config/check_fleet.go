@@ -33,6 +33,7 @@ func (c *collector) fleet(r *rawFleet) Fleet {
 		DrainTime:     c.duration("fleet.handover.drain_time", r.Handover.DrainTime, 0, maxDays),
 		DrainRate:     c.within("fleet.handover.drain_rate", r.Handover.DrainRate, 1, 6000),
 		StopDrain:     c.duration("fleet.handover.stop_drain", r.Handover.StopDrain, 0, time.Hour),
+		AuditInterval: c.duration("fleet.handover.audit_interval", r.Handover.AuditInterval, 0, maxDays),
 		RekeySpread:   c.duration("fleet.handover.rekey_spread", r.Handover.RekeySpread, 0, maxDays),
 		HoldDown:      c.duration("fleet.handover.hold_down", r.Handover.HoldDown, 0, maxDays),
 		ShedLoad:      c.within("fleet.handover.shed_load", r.Handover.ShedLoad, 0, 100),

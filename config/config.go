@@ -156,6 +156,9 @@ type Handover struct {
 	// StopDrain is how long a daemon that is told to stop drains first; 0: not at
 	// all, its slots go on without it.
 	StopDrain time.Duration
+	// AuditInterval is how often charon, the kernel and the daemon's memory of a
+	// slot are compared; 0: never.
+	AuditInterval time.Duration
 	// RekeySpread is the time over which the children of a slot that was taken
 	// over are rekeyed; 0: they are not.
 	RekeySpread time.Duration

@@ -37,7 +37,7 @@ var defaults = map[reflect.Type]section{
 	reflect.TypeFor[rawShadowSets](): {"size": 2, "dispersion": 1.0, "load": 1.0, "latency": 1.0, "margin": 0.2},
 	reflect.TypeFor[rawAppliance]():  {"replication_port": 4501, "probe_port": 4502},
 	reflect.TypeFor[rawProbe]():      {"interval": "50ms", "lost": 3},
-	reflect.TypeFor[rawHandover]():   {"hold_cap": "100ms", "drain_time": "1m", "drain_rate": 60, "stop_drain": "0s", "rekey_spread": "10m", "shed_load": 85, "return_damping": "15m", "hold_down": "2m"},
+	reflect.TypeFor[rawHandover]():   {"hold_cap": "100ms", "drain_time": "1m", "drain_rate": 60, "stop_drain": "0s", "rekey_spread": "10m", "audit_interval": "1m", "shed_load": 85, "return_damping": "15m", "hold_down": "2m"},
 	reflect.TypeFor[rawBGP]():        {"listen_port": 179, "med_base": 100, "change_window": "15m", "max_changes": 2, "dwell": "1m"},
 	reflect.TypeFor[rawVIP]():        {"med_base": 100},
 	reflect.TypeFor[rawPeer]():       {"bfd": section{}, "ttl_security": false, "hold_time": "90s", "max_prefixes": 1000},

@@ -46,6 +46,7 @@ func (c *Config) raw() *rawConfig {
 				DrainRate:     c.Fleet.Handover.DrainRate,
 				StopDrain:     duration(short(c.Fleet.Handover.StopDrain)),
 				RekeySpread:   duration(short(c.Fleet.Handover.RekeySpread)),
+				AuditInterval: duration(short(c.Fleet.Handover.AuditInterval)),
 				HoldDown:      duration(short(c.Fleet.Handover.HoldDown)),
 				ShedLoad:      c.Fleet.Handover.ShedLoad,
 				ReturnDamping: duration(short(c.Fleet.Handover.ReturnDamping)),

@@ -104,6 +104,7 @@ type rawHandover struct {
 	DrainRate     int      `yaml:"drain_rate"`
 	StopDrain     duration `yaml:"stop_drain"`
 	RekeySpread   duration `yaml:"rekey_spread"`
+	AuditInterval duration `yaml:"audit_interval"`
 	HoldDown      duration `yaml:"hold_down"`
 	ShedLoad      int      `yaml:"shed_load"`
 	ReturnDamping duration `yaml:"return_damping"`

@@ -292,6 +292,11 @@ func (v *Vici) RekeyIKE(ctx context.Context, t Target) (int, error) {
 	return v.count(ctx, "rekey", t, "ike", "ike-id")
 }
 
+// ReauthIKE starts a reauthentication of IKE_SAs and returns how many matched.
+func (v *Vici) ReauthIKE(ctx context.Context, t Target) (int, error) {
+	return v.count(ctx, "rekey", t, "ike", "ike-id", "reauth", true)
+}
+
 // RekeyChild starts a rekey of CHILD_SAs and returns how many matched.
 func (v *Vici) RekeyChild(ctx context.Context, t Target) (int, error) {
 	return v.count(ctx, "rekey", t, "child", "child-id")

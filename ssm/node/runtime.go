@@ -72,6 +72,7 @@ type slotRuntime struct {
 	held []*session.Document // what charon holds after standDown
 	// rekeys are under way since a takeover; nil: none.
 	rekeys *rekeyPlan
+	audit  auditor
 
 	// Read by the core loop and the operator API.
 	sessions atomic.Int64
@@ -85,7 +86,8 @@ type slotRuntime struct {
 
 func newRuntime(a *Appliance, c config.Slot) *slotRuntime {
 	return &slotRuntime{a: a, n: c.Number, cfg: c, log: a.log.With("slot", c.Number), mode: modeIdle, queue: newQueue(),
-		dir: filepath.Join(a.cfg.RunDir, "slot-"+strconv.Itoa(int(c.Number))), watched: map[sa.SPI]bool{}, suspects: map[string]time.Time{}}
+		dir: filepath.Join(a.cfg.RunDir, "slot-"+strconv.Itoa(int(c.Number))), watched: map[sa.SPI]bool{}, suspects: map[string]time.Time{},
+		audit: auditor{repaired: map[string]time.Time{}, enforced: map[string]time.Time{}}}
 }
 
 func (r *slotRuntime) String() string { return fmt.Sprintf("slot %d", r.n) }
@@ -308,11 +310,13 @@ func (r *slotRuntime) onTick() {
 	switch r.mode {
 	case modeShadow:
 		r.twin.tick(time.Now())
+		r.auditDue(time.Now())
 	case modeOwner:
 		now := time.Now()
 		r.output(r.ledger.Tick(now))
 		r.forgetSuspects(now)
 		r.rekeyDue(now)
+		r.auditDue(now)
 		if now.Sub(r.sampled) > sampleEvery {
 			// Nothing changed: the shadows' last samples are as good as new.
 			r.sampled = now
@@ -326,6 +330,7 @@ func (r *slotRuntime) activate() bool {
 	err := r.link.Activate(r.ctx)
 	r.a.problem(r.n, "activate charon", err)
 	if r.mode == modeOwner {
+		r.audit.next = time.Now().Add(confirmAfter)
 		r.rekeyWorn()
 		r.planTakenOver()
 	}

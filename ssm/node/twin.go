@@ -47,6 +47,8 @@ type twin struct {
 	unset     []*twinChild // installed, to be moved to our block: see flush
 	toBar     []*twinChild // to be barred before charon is fed: see bar
 
+	// refed are sessions that were fed again by themselves, and when.
+	refed  map[string]time.Time
 	skew   string // how our connections differ from the owner's
 	whole  bool   // the owner's snapshot was applied
 	ready  bool   // as last reported
@@ -74,7 +76,7 @@ func (c *twinChild) complete() bool { return c.haveIn && c.haveOut && (c.preset 
 
 func newTwin(r *slotRuntime) *twin {
 	return &twin{r: r, feeder: session.NewFeeder(), docs: map[string]*session.Document{}, hashes: map[string]replica.Hash{}, children: map[sa.SPI]*twinChild{},
-		bySession: map[string][]*twinChild{}, out: map[sa.SPI][]*twinChild{}, open: newBacklog(), samples: map[sa.SPI]replica.Sample{}}
+		bySession: map[string][]*twinChild{}, out: map[sa.SPI][]*twinChild{}, open: newBacklog(), samples: map[sa.SPI]replica.Sample{}, refed: map[string]time.Time{}}
 }
 
 // shadow makes this runtime a shadow's: with a fresh charon, or with the one
@@ -327,7 +329,7 @@ func (t *twin) tick(now time.Time) {
 	}
 	n := t.open.len()
 	t.recount()
-	if t.open.len() == 0 {
+	if t.open.len() == 0 || t.refeedOpen(now) {
 		return
 	}
 	t.r.a.events.Add(Entry{Slot: t.r.n, Kind: "repair", Warn: true, Text: "the twin is built again",

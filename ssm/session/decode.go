@@ -114,6 +114,7 @@ func (r *reader) generation(path string, n node) Generation {
 		id := o.ikeID("rekey_of")
 		g.RekeyOf = &id
 	}
+	g.RekeyAt, g.ReauthAt = o.time("rekey_at"), o.time("reauth_at")
 	if o.has("deleted") {
 		g.Deleted = o.bool("deleted")
 	}

@@ -70,6 +70,11 @@ type Generation struct {
 	MIDInitiator uint32
 	MIDResponder uint32
 
+	// When the owner's charon would rekey and reauthenticate it, zero if unknown
+	// or never: activation in a twin starts charon's own timers anew (rule 8).
+	RekeyAt  time.Time
+	ReauthAt time.Time
+
 	// Deleted marks an ancestor: its IKE_SA is gone, a child derives from it.
 	Deleted bool
 }

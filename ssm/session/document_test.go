@@ -33,6 +33,9 @@ func goldenDoc(t testing.TB) *Document {
 	if _, err := w.Deadlines(inSPI(2), at(time.Hour), at(time.Hour+6*time.Minute)); err != nil {
 		t.Fatal(err)
 	}
+	if _, err := w.IKEDeadlines(n.ID, at(4*time.Hour), at(24*time.Hour)); err != nil {
+		t.Fatal(err)
+	}
 	w.now = at(1500 * time.Millisecond)
 	w.apply(childAdd(n, false, inSPI(3)))
 	return w.doc(r)

@@ -54,6 +54,8 @@ type (
 		Update    []wireAttr   `json:"update"`
 		MIDI      uint32       `json:"mid_initiator"`
 		MIDR      uint32       `json:"mid_responder"`
+		RekeyAt   string       `json:"rekey_at,omitempty"`
+		ReauthAt  string       `json:"reauth_at,omitempty"`
 		Deleted   bool         `json:"deleted,omitempty"`
 	}
 	wireKid struct {
@@ -140,7 +142,8 @@ func (d *Document) encode(reveal bool) ([]byte, error) {
 	for _, g := range d.IKE {
 		x := wireGen{
 			ID: g.ID, Initiator: g.Initiator, Version: g.Version, RekeyOf: g.RekeyOf,
-			Update: wireAttrs(g.Update, reveal), MIDI: g.MIDInitiator, MIDR: g.MIDResponder, Deleted: g.Deleted,
+			Update: wireAttrs(g.Update, reveal), MIDI: g.MIDInitiator, MIDR: g.MIDResponder,
+			RekeyAt: wireTime(g.RekeyAt), ReauthAt: wireTime(g.ReauthAt), Deleted: g.Deleted,
 		}
 		for _, a := range g.Add {
 			x.Add = append(x.Add, wireAttrs(a, reveal))

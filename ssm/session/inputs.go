@@ -76,6 +76,26 @@ func (l *Ledger) Deadlines(in sa.SPI, rekeyAt, lifeAt time.Time) (Output, error)
 	return o, nil
 }
 
+// IKEDeadlines records when the owner's charon will rekey and reauthenticate an
+// IKE_SA, as Deadlines does for a child.
+func (l *Ledger) IKEDeadlines(id sa.IKEID, rekeyAt, reauthAt time.Time) (Output, error) {
+	var o Output
+	s := l.byIKE[id]
+	if s == nil {
+		return o, l.refuse(&RefusedError{IKE: id, Reason: ErrUnknownSA})
+	}
+	g := s.doc.generation(id)
+	if g == nil {
+		return o, nil // of an exchange that is not complete yet
+	}
+	if r, x := stamp(rekeyAt), stamp(reauthAt); r != g.RekeyAt || x != g.ReauthAt {
+		g.RekeyAt, g.ReauthAt = r, x
+		s.dirty = true
+	}
+	l.publish(s, &o)
+	return o, nil
+}
+
 func (l *Ledger) committedChild(in sa.SPI) *Child {
 	s := l.bySPI[in]
 	if s == nil {

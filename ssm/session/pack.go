@@ -166,6 +166,8 @@ func (p *packer) generation(g *Generation) {
 	p.attrs(g.Update)
 	p.uint(uint64(g.MIDInitiator))
 	p.uint(uint64(g.MIDResponder))
+	p.time(g.RekeyAt)
+	p.time(g.ReauthAt)
 	p.bool(g.Deleted)
 }
 

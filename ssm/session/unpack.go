@@ -223,6 +223,7 @@ func (u *unpacker) generation(g *Generation) {
 	g.Add = list(u, "IKE_ADDs", maxAdds, func(a *Attrs) { *a = u.attrs() })
 	g.Update = u.attrs()
 	g.MIDInitiator, g.MIDResponder = uint32(u.uint(32)), uint32(u.uint(32))
+	g.RekeyAt, g.ReauthAt = u.time(), u.time()
 	g.Deleted = u.bool()
 }
 

@@ -108,7 +108,8 @@ func (l *Lab) writeSwanctl(dir string) error {
     pools = shadowcast4
     mobike = %s
     proposals = %s
-    rekey_time = 0s
+    rekey_time = %s
+    rand_time = 0s
     dpd_delay = %s
 %s    children {
       net {
@@ -116,14 +117,15 @@ func (l *Lab) writeSwanctl(dir string) error {
         esp_proposals = %s
         mode = tunnel
         replay_window = 1024
-        rekey_time = 0s
+        rekey_time = %s
+        rand_time = 0s
         rekey_packets = %d
         life_packets = %d
       }
     }
   }
 }
-`, joined(l.vips()), yesNo(l.opt.Conn.Mobike), ikeProposal, orZero(l.opt.Conn.DPD), auth, InsideNet, l.opt.Conn.esp(), sa.BlockSize/2, sa.BlockSize)
+`, joined(l.vips()), yesNo(l.opt.Conn.Mobike), ikeProposal, orZero(l.opt.Conn.GatewayIKERekey), orZero(l.opt.Conn.DPD), auth, InsideNet, l.opt.Conn.esp(), orZero(l.opt.Conn.GatewayChildRekey), sa.BlockSize/2, sa.BlockSize)
 	files := map[string]string{"swanctl.conf": conf}
 	if l.opt.Conn.Cert {
 		files["x509ca/ca.pem"] = certPEM(l.pki.cert.Raw)

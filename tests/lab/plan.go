@@ -122,6 +122,8 @@ type ConnSpec struct {
 	Reconnect bool
 	// Initiator rekey times; off if empty.
 	ChildRekey, IKERekey string
+	// Gateway rekey times; off if empty.
+	GatewayChildRekey, GatewayIKERekey string
 }
 
 // ESP proposals the tests cover.
