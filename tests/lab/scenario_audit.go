@@ -17,7 +17,7 @@ import (
 // repaired without touching the others (rule 11), and original lifetimes hold across
 // a takeover (rule 8).
 func init() {
-	o := fleetOptions(ConnSpec{Cert: true})
+	o := fleetOptions(ConnSpec{})
 	o.Clients = make([]ClientSpec, 2)
 	Register(Scenario{Name: "audit-repair", Doc: "an SA is deleted at a shadow and at the owner, charon's announcements are lost: found and mended", Need: fleetNeed,
 		Options: o, Timeout: 4 * time.Minute, Bench: true, Run: auditRepair})
@@ -146,8 +146,9 @@ func auditRepair(t *T, l *Lab) {
 	}
 }
 
-// auditLifetimes: a child that its first owner would rekey after 60 s is taken over
-// after 40; that starts charon's timers anew.
+// auditLifetimes: what its first owner would rekey after 60 s (child) and 75 s is
+// taken over after 40; that starts charon's timers of the IKE_SA anew. The kernel's
+// soft limit of the child goes on, unless it passes before charon is active.
 func auditLifetimes(t *T, l *Lab) {
 	auditEvery(t, l, 5*time.Second)
 	s, _ := start(t, l)
