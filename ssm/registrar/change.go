@@ -13,12 +13,12 @@ import (
 func (r *Registrar) Enrol() (Member, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.replica == nil && r.running {
+	if r.own == nil && r.running {
 		r.open()
 	}
 	switch {
-	case r.replica != nil:
-		return r.replica.store.member, nil
+	case r.own != nil:
+		return r.own.store.member, nil
 	case r.problem != nil:
 		return Member{}, r.problem
 	}
@@ -52,14 +52,14 @@ func (r *Registrar) ServeChange(ctx context.Context, c Change, forwarded bool) e
 			return refuse(fmt.Errorf("%q is no appliance of this fleet", n))
 		}
 	}
-	return r.route(ctx, forwarded, func(p *replica) error { return r.change(ctx, p, c) }, func(ctx context.Context, node string) error {
+	return r.route(ctx, forwarded, func(p *member) error { return r.change(ctx, p, c) }, func(ctx context.Context, node string) error {
 		return r.cfg.Peers.Change(ctx, node, c, r.keepsLog())
 	})
 }
 
 // change carries c out as the leader. Each step is a change by one member, so any
 // two majorities, before and after, share one.
-func (r *Registrar) change(ctx context.Context, p *replica, c Change) error {
+func (r *Registrar) change(ctx context.Context, p *member, c Change) error {
 	members, err := p.members()
 	if err != nil {
 		return err
@@ -88,7 +88,7 @@ func (r *Registrar) change(ctx context.Context, p *replica, c Change) error {
 	return nil
 }
 
-func (r *Registrar) add(ctx context.Context, p *replica, members []Member, node string) error {
+func (r *Registrar) add(ctx context.Context, p *member, members []Member, node string) error {
 	var m Member
 	var err error
 	if node == r.cfg.Self {
@@ -111,7 +111,7 @@ func (r *Registrar) add(ctx context.Context, p *replica, members []Member, node 
 	return r.addVoter(p, m)
 }
 
-func (r *Registrar) remove(ctx context.Context, p *replica, members []Member, node string) error {
+func (r *Registrar) remove(ctx context.Context, p *member, members []Member, node string) error {
 	i := slices.IndexFunc(members, func(m Member) bool { return m.Node == node })
 	if i < 0 {
 		return refuse(fmt.Errorf("%s is no registrar", node))
@@ -133,7 +133,7 @@ func (r *Registrar) remove(ctx context.Context, p *replica, members []Member, no
 	return r.removeServer(p, members[i])
 }
 
-func (r *Registrar) addVoter(p *replica, m Member) error {
+func (r *Registrar) addVoter(p *member, m Member) error {
 	f := p.raft.AddVoter(raft.ServerID(m.String()), raft.ServerAddress(m.String()), 0, r.callTime())
 	if err := f.Error(); err != nil {
 		return fmt.Errorf("add %s to the ticket log: %w", m, err)
@@ -142,7 +142,7 @@ func (r *Registrar) addVoter(p *replica, m Member) error {
 	return nil
 }
 
-func (r *Registrar) removeServer(p *replica, m Member) error {
+func (r *Registrar) removeServer(p *member, m Member) error {
 	f := p.raft.RemoveServer(raft.ServerID(m.String()), 0, r.callTime())
 	if err := f.Error(); err != nil {
 		return fmt.Errorf("remove %s from the ticket log: %w", m, err)

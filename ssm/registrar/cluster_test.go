@@ -217,7 +217,7 @@ func (m memory) Raft(ctx context.Context, to, from Member) (net.Conn, error) {
 	m.c.mu.Lock()
 	m.c.conns[a], m.c.conns[b] = [2]string{m.self, to.Node}, [2]string{m.self, to.Node}
 	m.c.mu.Unlock()
-	if err := r.Accept(ctx, b, to, from); err != nil {
+	if err := r.Accept(ctx, b, to); err != nil {
 		return nil, errors.Join(err, a.Close())
 	}
 	return a, nil

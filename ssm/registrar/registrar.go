@@ -47,12 +47,13 @@ type Registrar struct {
 	log *slog.Logger
 
 	mu      sync.Mutex
-	replica *replica // nil: this appliance keeps no log, or is not running
-	problem error    // why it does not run though it should
+	own     *member // nil: this appliance keeps no log, or is not running
+	problem error   // why it does not run though it should
 	running bool
 	good    string // who answered last
 	said    map[string]string
-	waiting int // tend's own: rounds in which a blank log could not begin
+	readers sync.WaitGroup // of streams from others
+	waiting int            // tend's own: rounds in which a blank log could not begin
 }
 
 // New checks the configuration. Nothing is opened before Run.
@@ -100,31 +101,32 @@ func (r *Registrar) Run(ctx context.Context) error {
 
 // open opens the log; r.mu is held.
 func (r *Registrar) open() {
-	p, err := openReplica(r.cfg.Dir, r.cfg.Self, r.cfg.Peers, r.cfg.Timing, r.log)
+	p, err := openMember(r.cfg.Dir, r.cfg.Self, r.cfg.Peers, r.cfg.Timing, r.log)
 	if err != nil {
 		r.problem = err
 		r.cfg.Report(true, "this registrar's log does not run; others issue tickets while they are a majority", err.Error())
 		return
 	}
-	r.replica, r.problem = p, nil
+	r.own, r.problem = p, nil
 }
 
 func (r *Registrar) stop() {
 	r.mu.Lock()
-	p := r.replica
-	r.replica, r.running = nil, false
+	p := r.own
+	r.own, r.running = nil, false
 	r.mu.Unlock()
 	if p != nil {
 		if err := p.close(); err != nil {
 			r.log.Warn("close the ticket log", "reason", err)
 		}
 	}
+	r.readers.Wait()
 }
 
-func (r *Registrar) current() *replica {
+func (r *Registrar) current() *member {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.replica
+	return r.own
 }
 
 func (r *Registrar) heartbeat() time.Duration {
@@ -140,17 +142,11 @@ func (r *Registrar) tendEvery() time.Duration { return r.heartbeat() / 2 }
 // callTime bounds a question to another appliance.
 func (r *Registrar) callTime() time.Duration { return 2 * r.heartbeat() }
 
-// Accept takes a stream of member from to the log of member to, and owns it. An
+// Accept takes a stream to the log of member to, and owns it. An
 // error says why it is refused; the stream is closed then.
-func (r *Registrar) Accept(ctx context.Context, c net.Conn, to, from Member) error {
-	p := r.current()
-	var err error
-	switch {
-	case p == nil:
-		err = fmt.Errorf("%s keeps no ticket log", r.cfg.Self)
-	case p.store.member != to:
-		err = fmt.Errorf("%s is asked for, but the log of %s is %s: another disk", to, r.cfg.Self, p.store.member)
-	default:
+func (r *Registrar) Accept(ctx context.Context, c net.Conn, to Member) error {
+	p, err := r.logOf(to)
+	if err == nil {
 		err = p.streams.hand(ctx, c)
 	}
 	if err != nil {
@@ -159,11 +155,23 @@ func (r *Registrar) Accept(ctx context.Context, c net.Conn, to, from Member) err
 	return err
 }
 
+// logOf returns the log of member to, which must be the one on this disk.
+func (r *Registrar) logOf(to Member) (*member, error) {
+	p := r.current()
+	switch {
+	case p == nil:
+		return nil, fmt.Errorf("%s keeps no ticket log", r.cfg.Self)
+	case p.store.member != to:
+		return nil, fmt.Errorf("%s is asked for, but the log of %s is %s: another disk", to, r.cfg.Self, p.store.member)
+	}
+	return p, nil
+}
+
 // Describe tells what this appliance knows of the log.
 func (r *Registrar) Describe(ctx context.Context) (Description, error) {
 	d := Description{Node: r.cfg.Self}
 	r.mu.Lock()
-	p := r.replica
+	p := r.own
 	if r.problem != nil {
 		d.Problem = r.problem.Error()
 	}
@@ -207,7 +215,7 @@ func (r *Registrar) ServeIssue(ctx context.Context, i Issue, forwarded bool) (sa
 		return 0, refuse(err)
 	}
 	var t sa.Ticket
-	err := r.route(ctx, forwarded, func(p *replica) (err error) {
+	err := r.route(ctx, forwarded, func(p *member) (err error) {
 		t, err = r.lead(ctx, p, i)
 		return err
 	}, func(ctx context.Context, node string) (err error) {
@@ -221,7 +229,7 @@ func (r *Registrar) keepsLog() bool { return r.current() != nil }
 
 // route does what the leader must do: here, or at whoever leads, or through
 // another registrar.
-func (r *Registrar) route(ctx context.Context, forwarded bool, here func(*replica) error, there func(context.Context, string) error) error {
+func (r *Registrar) route(ctx context.Context, forwarded bool, here func(*member) error, there func(context.Context, string) error) error {
 	if p := r.current(); p != nil && p.leads() {
 		return here(p)
 	}
@@ -302,7 +310,7 @@ func (r *Registrar) describe(ctx context.Context, nodes []string) map[string]Des
 }
 
 // lead issues a ticket as the leader.
-func (r *Registrar) lead(ctx context.Context, p *replica, i Issue) (sa.Ticket, error) {
+func (r *Registrar) lead(ctx context.Context, p *member, i Issue) (sa.Ticket, error) {
 	seen, err := r.cfg.Seen(ctx)
 	if err != nil {
 		return 0, err
@@ -314,7 +322,7 @@ func (r *Registrar) lead(ctx context.Context, p *replica, i Issue) (sa.Ticket, e
 	return r.apply(p, Command{Issue: &i})
 }
 
-func (r *Registrar) apply(p *replica, c Command) (sa.Ticket, error) {
+func (r *Registrar) apply(p *member, c Command) (sa.Ticket, error) {
 	b, err := EncodeCommand(c)
 	if err != nil {
 		return 0, err

@@ -2,7 +2,10 @@ package registrar
 
 import (
 	"context"
+	"errors"
+	"maps"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
@@ -18,10 +21,27 @@ type streams struct {
 	incoming chan net.Conn
 	closed   chan struct{}
 	once     sync.Once
+
+	mu   sync.Mutex
+	open map[*incoming]struct{}
+}
+
+// incoming is a stream that Raft reads from; Raft closes it when the other end
+// does, Close when this one does.
+type incoming struct {
+	net.Conn
+	s *streams
+}
+
+func (c *incoming) Close() error {
+	c.s.mu.Lock()
+	delete(c.s.open, c)
+	c.s.mu.Unlock()
+	return c.Conn.Close()
 }
 
 func newStreams(self Member, p Peers) *streams {
-	return &streams{self: self, peers: p, incoming: make(chan net.Conn), closed: make(chan struct{})}
+	return &streams{self: self, peers: p, incoming: make(chan net.Conn), closed: make(chan struct{}), open: map[*incoming]struct{}{}}
 }
 
 func (s *streams) Dial(to raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
@@ -36,14 +56,21 @@ func (s *streams) Dial(to raft.ServerAddress, timeout time.Duration) (net.Conn, 
 
 // hand gives an incoming stream to Raft, which closes it.
 func (s *streams) hand(ctx context.Context, c net.Conn) error {
+	in := &incoming{c, s}
+	s.mu.Lock()
+	s.open[in] = struct{}{}
+	s.mu.Unlock()
+	var err error
 	select {
-	case s.incoming <- c:
+	case s.incoming <- in:
 		return nil
 	case <-s.closed:
-		return net.ErrClosed
+		err = net.ErrClosed
 	case <-ctx.Done():
-		return ctx.Err()
+		err = ctx.Err()
 	}
+	in.Close()
+	return err
 }
 
 func (s *streams) Accept() (net.Conn, error) {
@@ -57,7 +84,14 @@ func (s *streams) Accept() (net.Conn, error) {
 
 func (s *streams) Close() error {
 	s.once.Do(func() { close(s.closed) })
-	return nil
+	s.mu.Lock()
+	open := slices.Collect(maps.Keys(s.open))
+	s.mu.Unlock()
+	var errs []error
+	for _, c := range open {
+		errs = append(errs, c.Close())
+	}
+	return errors.Join(errs...)
 }
 
 func (s *streams) Addr() net.Addr { return memberAddr(s.self) }

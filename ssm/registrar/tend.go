@@ -66,7 +66,7 @@ func join(members []Member) string {
 
 // begin is what a blank log does: join a log that has begun, or wait until every
 // registrar has a blank one and, as the first of them, begin.
-func (r *Registrar) begin(ctx context.Context, p *replica) {
+func (r *Registrar) begin(ctx context.Context, p *member) {
 	me := p.store.member
 	ds := r.describe(ctx, r.cfg.Appliances)
 	for _, d := range ds {
@@ -119,7 +119,7 @@ func (r *Registrar) begin(ctx context.Context, p *replica) {
 }
 
 // found writes the first entry: above everything that any member knows of.
-func (r *Registrar) found(ctx context.Context, p *replica, members []Member) {
+func (r *Registrar) found(ctx context.Context, p *member, members []Member) {
 	mine, err := r.Describe(ctx)
 	if err != nil {
 		return

@@ -37,7 +37,7 @@ func Fetch(ctx context.Context, cfg FetchConfig, from Shadow, put func(Change) e
 	if cfg.PeerName == nil {
 		cfg.PeerName = dnsName
 	}
-	conn, err := dial(from.Name, from.Addr, cfg.TLS(from.Name))
+	conn, err := Dial(from.Name, from.Addr, cfg.TLS(from.Name))
 	if err != nil {
 		return 0, err
 	}
@@ -61,7 +61,7 @@ func Fetch(ctx context.Context, cfg FetchConfig, from Shadow, put func(Change) e
 			return n, err
 		}
 		if first {
-			name, err := nameOf(stream.Context(), cfg.PeerName)
+			name, err := NameOf(stream.Context(), cfg.PeerName)
 			if err != nil || name != from.Name {
 				return 0, fmt.Errorf("certificate names %q, want %q: %w", name, from.Name, errors.Join(err, errWrongName))
 			}
@@ -93,7 +93,7 @@ var errWrongName = errors.New("not the appliance that was asked for")
 // Fetch serves the sessions of a slot to its owner.
 func (r *Receiver) Fetch(req *peerv1.FetchRequest, stream peerv1.Replica_FetchServer) error {
 	from := "unknown"
-	if name, err := nameOf(stream.Context(), r.cfg.PeerName); err == nil {
+	if name, err := NameOf(stream.Context(), r.cfg.PeerName); err == nil {
 		from = name
 	}
 	if v := req.GetProtocolVersion(); v < MinProtocolVersion || v > ProtocolVersion || v < packedSince && r.cfg.Legacy == nil {

@@ -141,7 +141,7 @@ func (in *inbound) greet(stream peerv1.Replica_ShadowServer) error {
 	}
 	hello := m.GetHello()
 	from := "unknown"
-	if name, err := nameOf(stream.Context(), in.r.cfg.PeerName); err == nil {
+	if name, err := NameOf(stream.Context(), in.r.cfg.PeerName); err == nil {
 		from = name
 	}
 	version, err := readHello(hello, in.r.cfg.Self)

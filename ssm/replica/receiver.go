@@ -278,7 +278,7 @@ func supersededBy(slot sa.Slot, high sa.Ticket, holder string) error {
 
 // certified checks that the certificate names owner.
 func (r *Receiver) certified(ctx context.Context, owner string) error {
-	name, err := nameOf(ctx, r.cfg.PeerName)
+	name, err := NameOf(ctx, r.cfg.PeerName)
 	if err != nil {
 		return status.Errorf(codes.Unauthenticated, "read the owner's certificate: %v", err)
 	}

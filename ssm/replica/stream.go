@@ -197,7 +197,7 @@ func (sh *shadow) refused(err error) {
 
 // session is the life of one stream; greeted tells whether the shadow accepted.
 func (sh *shadow) session(ctx context.Context) (greeted bool, err error) {
-	conn, err := dial(sh.name, sh.addr, sh.p.cfg.TLS(sh.name))
+	conn, err := Dial(sh.name, sh.addr, sh.p.cfg.TLS(sh.name))
 	if err != nil {
 		return false, err
 	}
@@ -267,7 +267,7 @@ func (sh *shadow) greet(stream peerv1.Replica_ShadowClient) error {
 	} else if v < packedSince && cfg.Legacy == nil {
 		return fmt.Errorf("shadow speaks protocol version %d, documents for it cannot be made", v)
 	}
-	name, err := nameOf(stream.Context(), cfg.PeerName)
+	name, err := NameOf(stream.Context(), cfg.PeerName)
 	if err != nil {
 		return fmt.Errorf("read the shadow's certificate: %w", err)
 	}

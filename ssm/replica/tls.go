@@ -64,8 +64,8 @@ func NewServer(cfg *tls.Config) (*grpc.Server, error) {
 	), nil
 }
 
-// dial prepares a connection to the shadow called name. Nothing is sent yet.
-func dial(name string, addr netip.AddrPort, cfg *tls.Config) (*grpc.ClientConn, error) {
+// Dial prepares a connection to the appliance called name; the first call makes it.
+func Dial(name string, addr netip.AddrPort, cfg *tls.Config) (*grpc.ClientConn, error) {
 	if cfg == nil {
 		return nil, fmt.Errorf("dial %s: no TLS configuration", name)
 	}
@@ -88,8 +88,8 @@ func dial(name string, addr netip.AddrPort, cfg *tls.Config) (*grpc.ClientConn, 
 	return conn, nil
 }
 
-// nameOf returns the certificate's name of the other end of a stream.
-func nameOf(ctx context.Context, name PeerNameFunc) (string, error) {
+// NameOf returns the certificate's name of the other end of a stream.
+func NameOf(ctx context.Context, name PeerNameFunc) (string, error) {
 	p, ok := peer.FromContext(ctx)
 	if !ok {
 		return "", errors.New("stream has no peer")

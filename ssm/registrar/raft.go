@@ -27,8 +27,8 @@ const (
 	streamsKept = 2 // per member
 )
 
-// replica is the running Raft of one member.
-type replica struct {
+// member is the running Raft of one member.
+type member struct {
 	store   *store
 	fsm     *fsm
 	streams *streams
@@ -36,9 +36,9 @@ type replica struct {
 	raft    *raft.Raft
 }
 
-func openReplica(dir, node string, p Peers, t Timing, log *slog.Logger) (_ *replica, err error) {
+func openMember(dir, node string, p Peers, t Timing, log *slog.Logger) (_ *member, err error) {
 	h := hcLogger(log)
-	r := &replica{fsm: &fsm{state: &State{}}}
+	r := &member{fsm: &fsm{state: &State{}}}
 	if r.store, err = openStore(dir, node, t.noSync, h); err != nil {
 		return nil, err
 	}
@@ -64,13 +64,13 @@ func openReplica(dir, node string, p Peers, t Timing, log *slog.Logger) (_ *repl
 	return r, nil
 }
 
-func (r *replica) close() error {
+func (r *member) close() error {
 	err := r.raft.Shutdown().Error()
 	return errors.Join(err, r.trans.Close(), r.store.close())
 }
 
 // members returns the latest members, by name.
-func (r *replica) members() ([]Member, error) {
+func (r *member) members() ([]Member, error) {
 	f := r.raft.GetConfiguration()
 	if err := f.Error(); err != nil {
 		return nil, err
@@ -87,7 +87,7 @@ func (r *replica) members() ([]Member, error) {
 	return out, nil
 }
 
-func (r *replica) leader() Member {
+func (r *member) leader() Member {
 	_, id := r.raft.LeaderWithID()
 	m, err := ParseMember(string(id))
 	if err != nil {
@@ -96,7 +96,7 @@ func (r *replica) leader() Member {
 	return m
 }
 
-func (r *replica) leads() bool { return r.raft.State() == raft.Leader }
+func (r *member) leads() bool { return r.raft.State() == raft.Leader }
 
 // hcLogger passes what Raft says on; its information is our debug.
 func hcLogger(log *slog.Logger) hclog.Logger {
