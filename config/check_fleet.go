@@ -68,9 +68,13 @@ func (c *collector) appliances(raw []rawAppliance) []Appliance {
 			Address:         c.addr4(path+".address", r.Address, "the IPv4 address on its loopback interface, such as 192.0.2.11"),
 			ReplicationPort: uint16(c.within(path+".replication_port", r.ReplicationPort, 1, 65535)),
 			ProbePort:       uint16(c.within(path+".probe_port", r.ProbePort, 1, 65535)),
+			RegistrarPort:   uint16(c.within(path+".registrar_port", r.RegistrarPort, 1, 65535)),
 		}
 		if a.ProbePort == 500 || a.ProbePort == 4500 {
 			c.addf(path+".probe_port", "%d belongs to IKE; want another, such as 4502", a.ProbePort)
+		}
+		if a.RegistrarPort == a.ReplicationPort && a.RegistrarPort != 0 {
+			c.addf(path+".registrar_port", "%d is the replication_port already; want another, such as 4503", a.RegistrarPort)
 		}
 		if j, dup := seen[a.Name]; dup && a.Name != "" {
 			c.addf(path+".name", "%q is the name of %s already; want a name of its own", a.Name, at(list, j))

@@ -61,7 +61,8 @@ type Fleet struct {
 	Appliances []Appliance
 	// VIPs are the anycast addresses, of either family.
 	VIPs []netip.Addr
-	// Registrars are the 1, 3 or 5 appliances that keep the ticket log.
+	// Registrars are the 1, 3 or 5 appliances that found the replicated ticket log;
+	// package registrar knows who keeps it now.
 	Registrars []string
 	Slots      []Slot
 	ShadowSets ShadowSets
@@ -85,11 +86,18 @@ type Appliance struct {
 	ReplicationPort uint16
 	// ProbePort is the UDP port of probes and claims.
 	ProbePort uint16
+	// RegistrarPort is the TCP port of the ticket log.
+	RegistrarPort uint16
 }
 
 // Replication is the address of the appliance's replication server.
 func (a Appliance) Replication() netip.AddrPort {
 	return netip.AddrPortFrom(a.Address, a.ReplicationPort)
+}
+
+// Registrar is the address of the appliance's part of the ticket log.
+func (a Appliance) Registrar() netip.AddrPort {
+	return netip.AddrPortFrom(a.Address, a.RegistrarPort)
 }
 
 // Probe is the address of the appliance's prober.

@@ -59,6 +59,7 @@ type rawAppliance struct {
 	Address         string      `yaml:"address"`
 	ReplicationPort int         `yaml:"replication_port"`
 	ProbePort       int         `yaml:"probe_port"`
+	RegistrarPort   int         `yaml:"registrar_port"`
 }
 
 type rawLocation struct {

@@ -23,6 +23,7 @@ type Backend struct {
 	UpgradeLock UpgradeLockSource
 	Health      HealthSource
 	ShadowSets  ShadowSetSource
+	Registrars  RegistrarSource
 }
 
 // StatusSource knows the appliance and its neighbours.

@@ -58,6 +58,7 @@ func NewServer(socket string, b Backend, events *Events) *Server {
 	v1.RegisterDrainServiceServer(s.grpc, drains{service: s.svc})
 	v1.RegisterUpgradeLockServiceServer(s.grpc, upgradeLocks{service: s.svc})
 	v1.RegisterShadowSetServiceServer(s.grpc, shadowSets{service: s.svc})
+	v1.RegisterRegistrarServiceServer(s.grpc, registrars{service: s.svc})
 	v1.RegisterHealthServiceServer(s.grpc, healths{service: s.svc})
 	healthv1.RegisterHealthServer(s.grpc, s.health)
 	reflection.Register(s.grpc)

@@ -68,7 +68,7 @@ Exit code: 0 done, 1 failed, 2 the command line makes no sense.`,
 	root.PersistentFlags().StringVar(&a.socket, "socket", defaultSocket, "`path` of the daemon's socket (run_dir/shadowcast.sock)")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
 	root.AddCommand(
-		statusCommand(a), slotCommand(a), shadowsCommand(a), sessionCommand(a), handoverCommand(a), drainCommand(a), undrainCommand(a), upgradeLockCommand(a),
+		statusCommand(a), slotCommand(a), shadowsCommand(a), sessionCommand(a), handoverCommand(a), drainCommand(a), undrainCommand(a), upgradeLockCommand(a), registrarCommand(a),
 		eventsCommand(a), peersCommand(a), bgpCommand(a), configCommand(a), pkiCommand(a),
 		healthCommand(a), hwhealthCommand(a),
 	)

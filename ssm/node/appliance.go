@@ -62,7 +62,7 @@ type Appliance struct {
 	// connsDigest names connections, credentials and charon's HA version; a
 	// twin with another one would destroy sessions.
 	connsDigest string
-	tickets     *ticketLog
+	registrars  *registrars
 	memory      memory
 	events      *journal
 	moves       *moveLog
@@ -95,7 +95,8 @@ func New(cfg *config.Config, version string, log *slog.Logger) (*Appliance, erro
 	if a.incarnation, err = a.memory.incarnation(); err != nil {
 		return nil, err
 	}
-	if a.tickets, err = openTicketLog(cfg.StateDir); err != nil {
+	issued, err := readTickets(cfg.StateDir)
+	if err != nil {
 		return nil, err
 	}
 	if a.identity, err = pki.Load(pki.Files{CA: cfg.PKI.CA, Cert: cfg.PKI.Cert, Key: cfg.PKI.Key}, cfg.Node); err != nil {
@@ -108,6 +109,9 @@ func New(cfg *config.Config, version string, log *slog.Logger) (*Appliance, erro
 		return nil, err
 	}
 	if a.core, err = ssm.New(coreConfig(cfg, a.incarnation), time.Now()); err != nil {
+		return nil, err
+	}
+	if a.registrars, err = newRegistrars(a, issued); err != nil {
 		return nil, err
 	}
 	a.upgradeLock = newUpgradeLock(a)
@@ -147,7 +151,8 @@ func coreConfig(cfg *config.Config, incarnation uint64) ssm.Config {
 	for _, a := range cfg.Fleet.Appliances {
 		c.Appliances = append(c.Appliances, ssm.Node(a.Name))
 	}
-	c.Registrar = ssm.Node(cfg.Fleet.Registrars[0])
+	// Every core asks its own shell, which knows the way to the ticket log.
+	c.Registrar = c.Self
 	for _, s := range cfg.Fleet.Slots {
 		sc := ssm.SlotConfig{Slot: s.Number, Home: ssm.Node(s.Home)}
 		for _, n := range s.Shadows {
@@ -206,6 +211,7 @@ func (a *Appliance) Run(ctx context.Context) error {
 	g.Go(func() error { return ignore(a.steer.Run(gctx, a.fromSteering), gctx) })
 	g.Go(func() error { return a.fabric.Run(gctx) })
 	g.Go(func() error { return a.replicas.run(gctx) })
+	g.Go(func() error { return a.registrars.run(gctx) })
 	g.Go(func() error { return a.routes.run(gctx) })
 	g.Go(func() error { return a.watchRoutes(gctx) })
 	g.Go(func() error { return a.serveOperator(gctx) })
@@ -386,6 +392,14 @@ func (a *Appliance) peerHits(n sa.Slot) uint64 {
 // load gives a fresh charon the operators' connections.
 func (a *Appliance) load(ctx context.Context, v *charon.Vici, ha charon.Version) error {
 	return swanctl.Load(ctx, v, a.conns, ha)
+}
+
+// known refuses names that are in no certificate of an appliance of this fleet.
+func (a *Appliance) known(name string) error {
+	if !a.appliance(name).Address.IsValid() {
+		return fmt.Errorf("%q is no appliance of this fleet", name)
+	}
+	return nil
 }
 
 func (a *Appliance) self() config.Appliance { return a.appliance(a.cfg.Node) }

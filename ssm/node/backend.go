@@ -24,7 +24,7 @@ import (
 
 // serveOperator answers shadowctl until ctx ends.
 func (a *Appliance) serveOperator(ctx context.Context) error {
-	s := operator.NewServer(a.cfg.Socket(), operator.Backend{Status: backend{a}, Slots: backend{a}, Sessions: backend{a}, Drains: drains{a}, UpgradeLock: a.upgradeLock, Health: a.health, ShadowSets: shadowSets{a}}, a.events.log)
+	s := operator.NewServer(a.cfg.Socket(), operator.Backend{Status: backend{a}, Slots: backend{a}, Sessions: backend{a}, Drains: drains{a}, UpgradeLock: a.upgradeLock, Health: a.health, ShadowSets: shadowSets{a}, Registrars: a.registrars}, a.events.log)
 	s.SetServing(true)
 	return s.Run(ctx)
 }

@@ -31,7 +31,7 @@ func (a *Appliance) execute(actions []ssm.Action) {
 		case ssm.ActAnnounce:
 			a.routes.want(x)
 		case ssm.ActIssue:
-			a.scribe.do(func() { a.issue(x) })
+			a.registrars.issue(x)
 		case ssm.ActRemember:
 			a.scribe.do(func() {
 				a.problem(x.Slot, "remember the role", a.memory.store(x.Slot, remembered{x.Role, x.Ticket, x.Lives}))
@@ -125,15 +125,6 @@ func (a *Appliance) fence(x ssm.ActFence) {
 	default:
 		a.problem(x.Slot, "refresh the fence", err)
 	}
-}
-
-func (a *Appliance) issue(x ssm.ActIssue) {
-	t, err := a.tickets.issue(x.Slot, x.Floor)
-	if err != nil {
-		a.problem(x.Slot, "issue a ticket", err)
-		return
-	}
-	a.post(ssm.EvIssued{Slot: x.Slot, Ticket: t, Node: x.Node, Incarnation: x.Incarnation})
 }
 
 // problem reports an effect that failed; the core goes on, because a half

@@ -34,13 +34,7 @@ func newReplicas(a *Appliance) (*replicas, error) {
 	if err != nil {
 		return nil, err
 	}
-	known := func(name string) error {
-		if !a.appliance(name).Address.IsValid() {
-			return fmt.Errorf("%q is no appliance of this fleet", name)
-		}
-		return nil
-	}
-	if x.server, err = replica.NewServer(a.identity.ServerTLS(known)); err != nil {
+	if x.server, err = replica.NewServer(a.identity.ServerTLS(a.known)); err != nil {
 		return nil, err
 	}
 	x.receiver.Register(x.server)

@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/shadowcast/shadowcast/sa"
@@ -47,47 +46,6 @@ func writeFile(path string, b []byte, sync bool) (err error) {
 	}
 	defer d.Close()
 	return d.Sync()
-}
-
-// ticketLog is the registrar's durable counter, one number per slot.
-type ticketLog struct {
-	path string
-
-	mu   sync.Mutex
-	last map[sa.Slot]sa.Ticket
-}
-
-func openTicketLog(dir string) (*ticketLog, error) {
-	l := &ticketLog{path: filepath.Join(dir, "tickets.json"), last: map[sa.Slot]sa.Ticket{}}
-	b, err := os.ReadFile(l.path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return l, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("read ticket log: %w", err)
-	}
-	if err := json.Unmarshal(b, &l.last); err != nil {
-		return nil, fmt.Errorf("read ticket log %s: %w (do not delete it: tickets must never repeat)", l.path, err)
-	}
-	return l, nil
-}
-
-// issue returns the next ticket of s, above floor, after it is on disk.
-func (l *ticketLog) issue(s sa.Slot, floor sa.Ticket) (sa.Ticket, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	t := max(l.last[s], floor) + 1
-	was := l.last[s]
-	l.last[s] = t
-	b, err := json.Marshal(l.last)
-	if err == nil {
-		err = writeFile(l.path, b, true)
-	}
-	if err != nil {
-		l.last[s] = was
-		return 0, fmt.Errorf("append to ticket log: %w", err)
-	}
-	return t, nil
 }
 
 // remembered is what a restarted daemon must know of a slot. It lives in the
