@@ -35,6 +35,9 @@ const (
 	issuers = 8
 	// issueTime bounds one of them; the core asks again.
 	issueTime = 5 * time.Second
+	// dryPatience is how long tickets may be missing before the operator is told: an
+	// election or a starting fleet takes less.
+	dryPatience = 10 * time.Second
 )
 
 // registrars is this appliance's way to the ticket log, and its part of it.
@@ -47,7 +50,8 @@ type registrars struct {
 
 	mu      sync.Mutex
 	pending map[ticketKey]*ticketRequest
-	dry     bool // the last request got no ticket
+	dry     time.Time // since when no request got a ticket; zero: the last one did
+	told    bool      // the operator knows
 }
 
 type ticketKey struct {
@@ -184,18 +188,26 @@ func (x *registrars) getTicket(ctx context.Context, k ticketKey) {
 	if err == nil || errors.As(err, &no) {
 		delete(x.pending, k)
 	}
-	was := x.dry
-	x.dry = err != nil
+	told := x.told
+	switch {
+	case err == nil:
+		x.dry, x.told = time.Time{}, false
+	case x.dry.IsZero():
+		x.dry = time.Now()
+	case time.Since(x.dry) > dryPatience:
+		x.told = true
+	}
+	tell := x.told && !told
 	x.mu.Unlock()
 	switch {
 	case err == nil:
-		if was {
+		if told {
 			x.a.events.Add(Entry{Kind: "registrar", Text: "tickets are issued again"})
 		}
 		x.a.post(ssm.EvIssued{Slot: k.slot, Ticket: t, Node: k.node, Incarnation: k.incarnation})
 	case no != nil:
 		x.a.problem(k.slot, "get a ticket", err)
-	case !was && ctx.Err() != context.Canceled:
+	case tell:
 		x.a.events.Add(Entry{Kind: "registrar", Warn: true, Text: "no ticket is to be had now: what is shadowed stays so, lost cover is not renewed", Reason: err.Error()})
 	}
 }
