@@ -11,13 +11,18 @@ TESTFLAGS ?=
 export CGO_ENABLED ?= 0
 export GOFLAGS     ?= -trimpath
 
-.PHONY: deps build generate test unit race lab lint fuzz sim sim-mutants bench bench-collect bench-hwhealth demo campaign lab-routers clean
+VERSION ?=
+
+.PHONY: deps build deb generate test unit race lab lint fuzz sim sim-mutants bench bench-collect bench-hwhealth demo campaign lab-routers clean
 
 deps: ## install what Debian must provide, leaving no service running
 	$(SUDO) sh scripts/deps.sh
 
 build: ## compile the three programs into bin/
 	$(GO) build -o $(BIN)/ ./cmd/...
+
+deb: ## a Debian package in out/deb (VERSION=1.2.3; default: what git describes)
+	@sh scripts/deb.sh $(VERSION)
 
 generate: ## rebuild protobuf code and eBPF objects (needs clang, protoc)
 	$(GO) generate ./...

@@ -3,10 +3,7 @@ package main
 
 import (
 	"context"
-	"errors"
-	"flag"
 	"fmt"
-	"io"
 	"log/slog"
 	"os"
 	"os/signal"
@@ -15,6 +12,8 @@ import (
 	"syscall"
 
 	"github.com/coreos/go-systemd/v22/daemon"
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"github.com/shadowcast/shadowcast/config"
@@ -24,47 +23,40 @@ import (
 // version is set at build time with -ldflags "-X main.version=...".
 var version = "devel"
 
-const usage = `shadowcastd runs one appliance of a shadowcast fleet.
-
-usage: shadowcastd [--config FILE] [--version]
-
-It needs root: network namespaces, eBPF, XFRM. 'shadowctl config check FILE'
-checks a configuration without running it, 'shadowctl config example' prints an
-annotated one. SIGTERM withdraws the VIP, waits until the routers know, and ends;
-charons and kernel SAs go on until the fences' deadlines, and the next
-shadowcastd adopts them.
-
-`
-
 func main() {
-	err := run(os.Args[1:], os.Stdout)
-	switch {
-	case errors.Is(err, flag.ErrHelp):
-	case err != nil:
+	if err := newRoot().Execute(); err != nil {
 		fmt.Fprintln(os.Stderr, "shadowcastd:", err)
 		os.Exit(1)
 	}
 }
 
-func run(args []string, out io.Writer) error {
-	fs := flag.NewFlagSet("shadowcastd", flag.ContinueOnError)
-	file := fs.String("config", "/etc/shadowcast/shadowcast.yaml", "configuration `file`")
-	show := fs.Bool("version", false, "print the version")
-	fs.Usage = func() {
-		fmt.Fprint(fs.Output(), usage)
-		fs.PrintDefaults()
+func newRoot() *cobra.Command {
+	var file string
+	root := &cobra.Command{
+		Use:   "shadowcastd",
+		Short: "Run one appliance of a shadowcast fleet",
+		Long: `shadowcastd runs one appliance of a shadowcast fleet.
+
+It needs root: network namespaces, eBPF, XFRM. 'shadowctl config check FILE'
+checks a configuration without running it, 'shadowctl config example' prints an
+annotated one. SIGTERM withdraws the VIP, waits until the routers know, and ends;
+charons and kernel SAs go on until the fences' deadlines, and the next
+shadowcastd adopts them. Under systemd it tells when it is ready and, with
+WatchdogSec, that its core still answers.`,
+		Version:       version,
+		Args:          cobra.NoArgs,
+		SilenceErrors: true, SilenceUsage: true,
+		RunE: func(cmd *cobra.Command, _ []string) error { return run(cmd.Context(), file) },
 	}
-	if err := fs.Parse(args); err != nil {
-		return err
-	}
-	if fs.NArg() > 0 {
-		return fmt.Errorf("unexpected argument %q", fs.Arg(0))
-	}
-	if *show {
-		_, err := fmt.Fprintln(out, "shadowcastd", version)
-		return err
-	}
-	cfg, err := config.Load(*file)
+	root.SetVersionTemplate("shadowcastd {{.Version}}\n")
+	root.PersistentFlags().StringVar(&file, "config", "/etc/shadowcast/shadowcast.yaml", "configuration `file`")
+	root.CompletionOptions.DisableDefaultCmd = true
+	root.AddCommand(fenceCommand(&file), netnsCommand(&file), manCommand(root))
+	return root
+}
+
+func run(ctx context.Context, file string) error {
+	cfg, err := config.Load(file)
 	if err != nil {
 		return err
 	}
@@ -79,10 +71,18 @@ func run(args []string, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	a.OnReady(func() { daemon.SdNotify(false, daemon.SdNotifyReady) })
-	return a.Run(ctx)
+	// The watchdog outlives ctx: the daemon works while it drains and withdraws.
+	work, done := context.WithCancel(context.WithoutCancel(ctx))
+	var g errgroup.Group
+	g.Go(func() error { return watchdog(work, log, a.Pulse) })
+	g.Go(func() error {
+		defer done()
+		return a.Run(ctx)
+	})
+	return g.Wait()
 }
 
 func logger(l config.Log) *slog.Logger {
@@ -101,10 +101,13 @@ func protectMemory(log *slog.Logger) error {
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
 		return fmt.Errorf("forbid core files: %w", err)
 	}
-	unlimited := &unix.Rlimit{Cur: unix.RLIM_INFINITY, Max: unix.RLIM_INFINITY}
-	err := unix.Setrlimit(unix.RLIMIT_MEMLOCK, unlimited)
-	if err == nil {
-		err = unix.Mlockall(unix.MCL_CURRENT | unix.MCL_FUTURE | unix.MCL_ONFAULT)
+	// Raising the limit takes a capability that a unit with LimitMEMLOCK spares us.
+	err := unix.Mlockall(unix.MCL_CURRENT | unix.MCL_FUTURE | unix.MCL_ONFAULT)
+	if err != nil {
+		unlimited := &unix.Rlimit{Cur: unix.RLIM_INFINITY, Max: unix.RLIM_INFINITY}
+		if err = unix.Setrlimit(unix.RLIMIT_MEMLOCK, unlimited); err == nil {
+			err = unix.Mlockall(unix.MCL_CURRENT | unix.MCL_FUTURE | unix.MCL_ONFAULT)
+		}
 	}
 	if err == nil {
 		return nil

@@ -70,7 +70,7 @@ Exit code: 0 done, 1 failed, 2 the command line makes no sense.`,
 	root.AddCommand(
 		statusCommand(a), slotCommand(a), shadowsCommand(a), sessionCommand(a), handoverCommand(a), drainCommand(a), undrainCommand(a), upgradeLockCommand(a), registrarCommand(a),
 		eventsCommand(a), peersCommand(a), bgpCommand(a), configCommand(a), pkiCommand(a),
-		healthCommand(a), hwhealthCommand(a),
+		healthCommand(a), hwhealthCommand(a), manCommand(root),
 	)
 	for _, group := range root.Commands() {
 		strictArgs(group)
@@ -116,8 +116,14 @@ func group(cmd *cobra.Command) (cobra.PositionalArgs, func(*cobra.Command, []str
 	}
 }
 
-// version is what the Go toolchain recorded at build time.
+// release is set at build time with -ldflags "-X main.release=...".
+var release string
+
+// version is that of the package, else what the Go toolchain recorded.
 func version() string {
+	if release != "" {
+		return release
+	}
 	info, ok := debug.ReadBuildInfo()
 	if !ok || info.Main.Version == "" {
 		return "unknown"

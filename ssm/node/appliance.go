@@ -321,6 +321,9 @@ func (a *Appliance) post(ev ssm.Event) {
 	}
 }
 
+// Pulse returns when the core loop has answered, or the error of ctx.
+func (a *Appliance) Pulse(ctx context.Context) error { return a.ask(ctx, func(*ssm.Core) {}) }
+
 // view returns a snapshot of the core.
 func (a *Appliance) view(ctx context.Context) (v ssm.View, err error) {
 	err = a.ask(ctx, func(c *ssm.Core) { v = c.View() })

@@ -1,0 +1,95 @@
+package main
+
+import (
+	"fmt"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/cobra/doc"
+
+	"github.com/shadowcast/shadowcast/config"
+	"github.com/shadowcast/shadowcast/sa"
+	"github.com/shadowcast/shadowcast/sa/slot"
+)
+
+// fenceCommand works on the fences of a daemon that has ended.
+func fenceCommand(file *string) *cobra.Command {
+	group := &cobra.Command{Use: "fence", Short: "Work on the fences of slots while no daemon runs"}
+	var all bool
+	shut := &cobra.Command{
+		Use:   "close",
+		Short: "Close the fences of slots that a ready shadow covers",
+		Long: `close closes the fences that a daemon left open when it ended.
+
+A slot with a ready shadow serves until the deadline that its daemon set last (the
+dead-man), then its fence is closed for good: the shadow has taken over. A slot
+without one stays open, because its sessions are nowhere else, unless --all is given:
+that ends all service of this appliance at once. The unit runs it after every stop.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := config.Load(*file)
+			if err != nil {
+				return err
+			}
+			shut, open, err := slot.ShutFences(cmd.Context(), filepath.Join(cfg.BPFDir, "slot"), all)
+			fmt.Fprintf(cmd.ErrOrStderr(), "closed: %s; open: %s\n", list(shut), list(open))
+			return err
+		},
+	}
+	shut.Flags().BoolVar(&all, "all", false, "also those without a ready shadow, and at once: their sessions end")
+	group.AddCommand(shut)
+	return group
+}
+
+// netnsCommand prepares namespaces outside the daemon's own mount namespace.
+func netnsCommand(file *string) *cobra.Command {
+	group := &cobra.Command{Use: "netns", Short: "Work on the network namespaces of slots while no daemon runs"}
+	group.AddCommand(&cobra.Command{
+		Use:   "prepare",
+		Short: "Make the network namespaces of all slots with a place here",
+		Long: `prepare makes the network namespaces of all slots that have a place on this
+appliance, each behind a closed fence, and leaves those that exist alone.
+
+A daemon in a mount namespace of its own (ProtectSystem and the like) cannot make them
+where 'ip netns' and the next daemon see them; shadowcast-netns.service does it first.
+Without such a sandbox the daemon makes them by itself.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := config.Load(*file)
+			if err != nil {
+				return err
+			}
+			var ns []sa.Slot
+			for _, s := range cfg.Fleet.SlotsOf(cfg.Node) {
+				ns = append(ns, s.Number)
+			}
+			return slot.Prepare(slot.Config{NetnsPrefix: cfg.NetnsPrefix, PinDir: filepath.Join(cfg.BPFDir, "slot")}, ns)
+		},
+	})
+	return group
+}
+
+// manCommand writes the manual page; the package is built with it.
+func manCommand(root *cobra.Command) *cobra.Command {
+	return &cobra.Command{
+		Use: "man DIRECTORY", Short: "Write the manual pages into a directory", Args: cobra.ExactArgs(1), Hidden: true,
+		RunE: func(_ *cobra.Command, args []string) error {
+			if err := doc.GenManTree(root, &doc.GenManHeader{Section: "8", Source: "shadowcast " + version, Manual: "shadowcast"}, args[0]); err != nil {
+				return fmt.Errorf("write manual pages: %w", err)
+			}
+			return nil
+		},
+	}
+}
+
+func list(ns []sa.Slot) string {
+	if len(ns) == 0 {
+		return "none"
+	}
+	words := make([]string, len(ns))
+	for i, n := range ns {
+		words[i] = fmt.Sprint(n)
+	}
+	return strings.Join(words, ", ")
+}

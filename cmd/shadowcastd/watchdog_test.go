@@ -1,0 +1,93 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// While the core answers, systemd hears of it; while it does not, it hears nothing.
+func TestWatchdog(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "notify")
+	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	t.Setenv("NOTIFY_SOCKET", path)
+	t.Setenv("WATCHDOG_USEC", "30000")
+	t.Setenv("WATCHDOG_PID", fmt.Sprint(os.Getpid()))
+
+	var frozen atomic.Bool
+	asked := make(chan struct{}, 1000)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() {
+		done <- watchdog(ctx, slog.New(slog.DiscardHandler), func(ctx context.Context) error {
+			asked <- struct{}{}
+			if frozen.Load() {
+				<-ctx.Done()
+				return ctx.Err()
+			}
+			return nil
+		})
+	}()
+	heard := func(patience time.Duration) bool {
+		b := make([]byte, 64)
+		conn.SetReadDeadline(time.Now().Add(patience))
+		n, err := conn.Read(b)
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			return false
+		}
+		if err != nil || string(b[:n]) != "WATCHDOG=1" {
+			t.Fatalf("systemd heard %q, %v", b[:n], err)
+		}
+		return true
+	}
+	for range 3 {
+		if !heard(10 * time.Second) {
+			t.Fatal("nothing was heard of a core that answers")
+		}
+	}
+	frozen.Store(true)
+	for range cap(asked) { // pulses of before may be under way
+		select {
+		case <-asked:
+			continue
+		default:
+		}
+		break
+	}
+	<-asked
+	<-asked
+	for heard(time.Millisecond) {
+	}
+	for range 3 {
+		<-asked
+	}
+	if heard(time.Millisecond) {
+		t.Error("systemd was told that a frozen core works")
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
+// Without systemd it waits for the end and asks nothing.
+func TestNoWatchdog(t *testing.T) {
+	t.Setenv("WATCHDOG_USEC", "")
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	err := watchdog(ctx, slog.New(slog.DiscardHandler), func(context.Context) error { t.Error("the core was asked"); return nil })
+	if err != nil {
+		t.Error(err)
+	}
+}
