@@ -8,3 +8,8 @@ import _ "embed"
 //
 //go:embed shadowcast.example.yaml
 var Example string
+
+// Unit is the systemd unit of the daemon.
+//
+//go:embed systemd/shadowcastd.service
+var Unit string

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -26,6 +27,8 @@ type Appliance struct {
 	Addr netip.Addr
 	// Config is what Start writes; set by Prepare, to be changed before Start.
 	Config *config.Config
+	// Wrap is put before the daemon's command line; to be set before Start.
+	Wrap []string
 
 	lab    *Lab
 	ns     *Netns
@@ -106,7 +109,8 @@ func (a *Appliance) Start() error {
 		return fmt.Errorf("write configuration of %s: %w", a.Name, err)
 	}
 	a.starts++
-	a.daemon, err = a.lab.start(a.ns, fmt.Sprintf("shadowcastd of %s, life %d", a.Name, a.starts), a.LogFile(), nil, bin, "--config", file)
+	argv := append(slices.Clone(a.Wrap), bin, "--config", file)
+	a.daemon, err = a.lab.start(a.ns, fmt.Sprintf("shadowcastd of %s, life %d", a.Name, a.starts), a.LogFile(), nil, argv...)
 	return err
 }
 
