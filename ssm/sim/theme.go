@@ -16,7 +16,7 @@ func (p *Plan) theme(r *rand.Rand, at time.Duration) time.Duration {
 	slot := r.Intn(p.Slots)
 	home, next := slot%p.Nodes, (slot+1)%p.Nodes // its first shadow
 	other := (slot + 2) % p.Nodes
-	switch r.Intn(4) {
+	switch r.Intn(6) {
 	case 0: // replication to one shadow lags, and the owner dies
 		slow := next
 		if r.Intn(2) == 0 {
@@ -57,6 +57,32 @@ func (p *Plan) theme(r *rand.Rand, at time.Duration) time.Duration {
 		at += ms(50, 350)
 		add(Fault{At: at - ms(0, 60), Kind: Heal})
 		add(Fault{At: at, Kind: Boot, Node: next})
+	case 4: // a shadow that hears nobody stands still while the owner's route returns
+		add(Fault{At: at, Kind: Split, Mask: 1 << next})
+		flap := at + ms(0, 600)
+		add(Fault{At: flap, Kind: RouteFlap, Node: home, For: ms(150, 700)})
+		add(Fault{At: flap + ms(100, 700), Kind: Freeze, Node: next, For: ms(90, 400)})
+		at += ms(1200, 2500)
+		add(Fault{At: at, Kind: Heal})
+	case 5: // who claimed unheard loses charon, daemon or everything, and comes back
+		mask := 1 << next
+		if r.Intn(2) == 0 {
+			mask |= 1 << r.Intn(p.Nodes) // the registrar, perhaps
+			mask &^= 1 << home
+		}
+		add(Fault{At: at, Kind: Split, Mask: mask})
+		at += ms(700, 2000)
+		end := KillDaemon
+		if r.Intn(2) == 0 {
+			end = Crash
+		}
+		add(Fault{At: at, Kind: end, Node: next})
+		if r.Intn(2) == 0 {
+			add(Fault{At: at + ms(10, 200), Kind: CharonDies, Node: next, Slot: slot + 1})
+		}
+		at += ms(200, 600)
+		add(Fault{At: at, Kind: Heal})
+		add(Fault{At: at + ms(0, 600) - ms(0, 200), Kind: Boot, Node: next})
 	}
 	return at + ms(200, 1200)
 }

@@ -20,7 +20,8 @@ type mutant struct {
 	file     string // below the module
 	old, new string
 	// suite is the package whose tests must catch what the simulator does not
-	// model: the inside of a session and of the kernel. "" is the simulator.
+	// model (the inside of a session and of the kernel) or what costs an outage
+	// that its promises allow. "" is the simulator.
 	// tests is the pattern of those that need no privilege.
 	suite, tests string
 }
@@ -38,7 +39,8 @@ var mutants = []mutant{
 	{name: "an overtaken owner keeps its fence open", file: "ssm/claim.go", old: "func (c *Core) lose(s *slot, why string) {\n\tc.closeFence(s)", new: "func (c *Core) lose(s *slot, why string) {"},
 	{name: "the target of a move that was given up keeps its fence open", file: "ssm/move.go", old: "func (c *Core) stopTaking(s *slot, why string) {\n\tc.closeFence(s)", new: "func (c *Core) stopTaking(s *slot, why string) {"},
 	{name: "what a rebooted member may have claimed is forgotten", file: "ssm/peers.go", old: "s.outbid = max(s.outbid, s.ticket, s.armed, s.granted, s.held[n].ticket)\n", new: ""},
-	{name: "a claim of a life that has ended takes the slot", file: "ssm/claim.go", old: "case c.ended(owner, life) &&", new: "case false &&"},
+	{name: "a claim of a life that has ended takes the slot", file: "ssm/claim.go", suite: "./ssm", tests: "TestClaimOfAnEndedLife",
+		old: "case c.ended(owner, life) &&", new: "case false &&"},
 	{name: "an owner without a charon is silent about the ticket it owned by", file: "ssm/core.go", old: "e.Owned && e.Ticket > s.ticket {", new: "false {"},
 	{name: "a home founds its slot anew over a complete twin", file: "ssm/claim.go", old: "if c.alive(n) && c.peers[n].slots[s.cfg.Slot].Ready {", new: "if false {"},
 	{name: "a late tick claims before what waits has been read", file: "ssm/core.go", old: "return c.now.Before(c.readUntil) || c.late(c.now.Sub(c.tick)) }", new: "return false }"},
