@@ -301,6 +301,11 @@ func (a *Appliance) loop(ctx context.Context) error {
 		case f := <-a.asks:
 			f(a.core)
 		case <-tick.C:
+			// What came before the tick is judged before it: a late one must not claim
+			// on what has been said otherwise since.
+			for range len(a.facts) {
+				a.step(<-a.facts)
+			}
 			a.lookForUndelivered()
 			a.lookForEntry()
 			a.step(ssm.EvTick{})

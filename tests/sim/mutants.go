@@ -42,7 +42,7 @@ var mutants = []mutant{
 	{name: "a claim of a life that has ended takes the slot", file: "ssm/claim.go", suite: "./ssm", tests: "TestClaimOfAnEndedLife",
 		old: "case c.ended(owner, life) &&", new: "case false &&"},
 	{name: "an owner without a charon is silent about the ticket it owned by", file: "ssm/core.go", old: "e.Owned && e.Ticket > s.ticket {", new: "false {"},
-	{name: "a home founds its slot anew over a complete twin", file: "ssm/claim.go", old: "if c.alive(n) && c.peers[n].slots[s.cfg.Slot].Ready {", new: "if false {"},
+	{name: "a home founds its slot anew over a complete twin", file: "ssm/claim.go", old: "if c.alive(n) && c.peers[n].slots[s.cfg.Slot].Ready {", new: "if n == c.cfg.Self {"},
 	{name: "a late tick claims before what waits has been read", file: "ssm/core.go", old: "return c.now.Before(c.readUntil) || c.late(c.now.Sub(c.tick)) }", new: "return false }"},
 	{name: "an owner renews its ticket before its shadows are armed above", file: "ssm/tickets.go", old: "if c.now.Sub(s.renewing) <= rearmPatience {", new: "if false {"},
 	{name: "a process that stood still believes its own silence", file: "ssm/core.go", old: "if missed <= c.cfg.ProbeInterval {", new: "if true {"},

@@ -18,7 +18,7 @@ import (
 
 const usage = `usage: summary [all]
        summary unit [PACKAGE...]           unit tests, with the race detector
-       summary sim [RUNS]                  seeded runs of the simulator (default 4000)
+       summary sim [RUNS]                  seeded runs of the simulator (default 10000)
        summary lab [SCENARIO...]           lab scenarios
        summary fuzz [TIME [PACKAGE...]]    fuzz targets, each for TIME (default 3s)
        summary bench [TIME [PACKAGE...]]   benchmarks, each for TIME (default 100ms)
@@ -32,8 +32,8 @@ added to 'go test', FUZZ is the time of each target in 'all' (0: none).
 `
 
 // simRuns is how many runs of the simulator belong to the suite. make sim plays
-// more; docs/simulator.md lists what it still finds.
-const simRuns = "4000"
+// any seeds; docs/simulator.md says what it found.
+const simRuns = "10000"
 
 var errUsage = errors.New("command line makes no sense")
 
