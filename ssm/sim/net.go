@@ -93,13 +93,13 @@ func (w *World) send(from *node, x ssm.ActSend) {
 
 func (w *World) cutOneWay(from, to *node) { w.cut[from.index*len(w.nodes)+to.index] = from != to }
 
-// split separates the nodes of mask from the others. In half of the cases BGP goes
-// the same way, so that each side sees the other's liveness routes vanish.
-func (w *World) split(mask int) {
+// split leaves only nodes of one side with each other. In half of the cases BGP
+// goes the same way, so that each side sees the other's liveness routes vanish.
+func (w *World) split(side func(*node) int) {
 	routes := w.rng.Intn(2) == 0
 	for _, a := range w.nodes {
 		for _, b := range w.nodes {
-			if mask>>a.index&1 != mask>>b.index&1 {
+			if side(a) != side(b) {
 				w.cutOneWay(a, b)
 				if routes {
 					w.route(b, a, false, 150*time.Millisecond)

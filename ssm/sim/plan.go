@@ -3,6 +3,7 @@ package sim
 import (
 	"fmt"
 	"math/rand"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -18,6 +19,7 @@ const (
 	Freeze     FaultKind = "freeze"      // the daemon of Node stands still for For
 	CutOneWay  FaultKind = "cut-one-way" // Node no longer reaches Other
 	Split      FaultKind = "split"       // the nodes of Mask are alone with each other
+	Shatter    FaultKind = "shatter"     // the nodes fall apart into the groups of Mask's digits, base 3
 	Heal       FaultKind = "heal"        // the network is whole, Loss is 0
 	Loss       FaultKind = "loss"        // share of datagrams lost, in per mille of Mask
 	Slow       FaultKind = "slow"        // replication to Node takes For
@@ -49,6 +51,8 @@ func (f Fault) String() string {
 		s += fmt.Sprintf(" n%d -> n%d", f.Node, f.Other)
 	case Split:
 		s += fmt.Sprintf(" %b", f.Mask)
+	case Shatter:
+		s += " " + strconv.FormatInt(int64(f.Mask), groups)
 	case Loss:
 		s += fmt.Sprintf(" %d per mille", f.Mask)
 	case CharonDies:
@@ -60,6 +64,9 @@ func (f Fault) String() string {
 	}
 	return s
 }
+
+// groups is into how many parts a Shatter breaks the fleet.
+const groups = 3
 
 // Plan is everything about a run but the dice of the network.
 type Plan struct {
@@ -109,6 +116,12 @@ func NewPlan(seed int64) Plan {
 			add(Fault{At: at + ms(200, 3000), Kind: Heal})
 		case 8, 9, 10:
 			f.Kind, f.Mask = Split, 1+r.Intn(1<<p.Nodes-2)
+			if p.Nodes >= 5 && r.Intn(3) == 0 {
+				f.Kind, f.Mask = Shatter, 0
+				for range p.Nodes {
+					f.Mask = f.Mask*groups + r.Intn(groups)
+				}
+			}
 			add(Fault{At: at + ms(200, 4000), Kind: Heal})
 		case 11:
 			f.Kind, f.Mask = Loss, 50+r.Intn(400)

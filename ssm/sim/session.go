@@ -82,10 +82,14 @@ func (w *World) clients() {
 				}
 			}
 		}
-		if at == nil || at.ticket < t.highest || at.moving() {
+		if at == nil || at.ticket < t.highest {
 			continue
 		}
-		switch w.rng.Intn(12) {
+		act := w.rng.Intn(12)
+		if moving, here := at.moving(); moving && (!here || act != 2) {
+			continue
+		}
+		switch act {
 		case 0:
 			if len(at.docs) < maxSessions {
 				w.lastID++
@@ -111,11 +115,17 @@ func (w *World) clients() {
 	}
 }
 
-// moving reports whether a move has come so far that new clients go elsewhere. An
-// exchange that a client begins just then is not part of the model.
-func (s *shell) moving() bool {
-	p := s.n.core.MovePhase(s.slot)
-	return p != "" && p != "prepare"
+// moving reports whether a move has come so far that new clients go elsewhere, and
+// whether packets still come here. A client may leave in the midst of it; other
+// exchanges that begin just then are not part of the model.
+func (s *shell) moving() (moving, here bool) {
+	switch s.n.core.MovePhase(s.slot) {
+	case "", "prepare":
+		return false, true
+	case "quiesce", "flush", "take":
+		return true, true
+	}
+	return true, false
 }
 
 // despairAfter is what DPD takes to give a client up, far less than a real one's.

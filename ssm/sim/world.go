@@ -170,7 +170,15 @@ func (w *World) fault(f Fault) {
 	case CutOneWay:
 		w.cutOneWay(n, o)
 	case Split:
-		w.split(f.Mask)
+		w.split(func(n *node) int { return f.Mask >> n.index & 1 })
+	case Shatter:
+		w.split(func(n *node) int {
+			m := f.Mask
+			for range n.index {
+				m /= groups
+			}
+			return m % groups
+		})
 	case Heal:
 		w.heal()
 	case Loss:
