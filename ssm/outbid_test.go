@@ -316,3 +316,23 @@ func TestReportFitsInADatagram(t *testing.T) {
 		}
 	}
 }
+
+// The others' silence counts only while this process runs: one that is starved of
+// its processor suspects nobody for it, and tells nobody that it hears nobody.
+func TestOneThatStoodStillSuspectsNobody(t *testing.T) {
+	for _, gap := range []time.Duration{120 * time.Millisecond, 160 * time.Millisecond, 500 * time.Millisecond} {
+		c, now := shadowOfSilent(t)
+		now = now.Add(gap)
+		c.Step(EvTick{}, now)
+		if c.suspected("n0") {
+			t.Errorf("after a gap of %s n0 is suspected", gap)
+		}
+		for range 4 {
+			now = now.Add(50 * time.Millisecond)
+			c.Step(EvTick{}, now)
+		}
+		if !c.suspected("n0") {
+			t.Errorf("gap of %s: n0 is not suspected after four more silent intervals", gap)
+		}
+	}
+}
