@@ -67,8 +67,8 @@ campaign: build ## drains, power cuts, false alarms and aborts by the dozen; abo
 	$(BIN)/shadowlab run 'campaign-*'
 	$(GO) run ./tests/summary cuts $(OUT)/lab/campaign-cuts-*/result.json
 
-lab-routers: build ## the fleet with BIRD and with FRR, IPv4 and IPv6 VIP; order of the withdraw; sessions under repeated cuts
-	$(BIN)/shadowlab run 'routers-*' 'withdraw-*'
+lab-routers: build ## the fleet with BIRD and with FRR, IPv4 and IPv6 VIP; order of the withdraw; sessions under repeated cuts; names
+	$(BIN)/shadowlab run 'routers-*' 'withdraw-*' dns-follow
 
 clean: ## remove build results and lab output
 	rm -rf $(BIN) $(OUT)

@@ -42,6 +42,7 @@ type Config struct {
 	// Inside are the interfaces towards the protected network.
 	Inside []string
 	BGP    BGP
+	DNS    DNS
 	Health Health
 	// Fleet is the same on every appliance; Fleet.Digest proves it.
 	Fleet Fleet

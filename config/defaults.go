@@ -40,6 +40,7 @@ var defaults = map[reflect.Type]section{
 	reflect.TypeFor[rawHandover]():   {"hold_cap": "100ms", "drain_time": "1m", "drain_rate": 60, "stop_drain": "0s", "rekey_spread": "10m", "audit_interval": "1m", "shed_load": 85, "return_damping": "15m", "hold_down": "2m"},
 	reflect.TypeFor[rawBGP]():        {"listen_port": 179, "med_base": 100, "change_window": "15m", "max_changes": 2, "dwell": "1m"},
 	reflect.TypeFor[rawVIP]():        {"med_base": 100},
+	reflect.TypeFor[rawDNS]():        {"ttl": "30s"},
 	reflect.TypeFor[rawPeer]():       {"bfd": section{}, "ttl_security": false, "hold_time": "90s", "max_prefixes": 1000},
 	reflect.TypeFor[rawHealth](): {"enabled": true, "sys": "/sys", "proc": "/proc", "dev": "/dev", "speed": 1.0,
 		"watch": section{}, "degraded": section{}, "draining": section{}, "withdraw": section{}, "hold": section{}},

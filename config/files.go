@@ -18,6 +18,9 @@ func (c *Config) CheckFiles() error {
 			col.fileAt(at("bgp.peers", i)+".password_file", p.PasswordFile, true, "")
 		}
 	}
+	if c.DNS.Enabled() {
+		col.fileAt("dns.key_file", c.DNS.KeyFile, true, "tsig-keygen")
+	}
 	if st, err := os.Stat(c.SwanctlDir); err != nil {
 		col.addf("swanctl_dir", "%s; want the directory of the swanctl connections", reason(err))
 	} else if !st.IsDir() {

@@ -21,6 +21,7 @@ type rawConfig struct {
 	Uplinks      []string   `yaml:"uplinks"`
 	Inside       []string   `yaml:"inside,omitempty"`
 	BGP          rawBGP     `yaml:"bgp,omitempty"`
+	DNS          rawDNS     `yaml:"dns,omitempty"`
 	Health       rawHealth  `yaml:"health"`
 	Fleet        rawFleet   `yaml:"fleet"`
 }

@@ -126,6 +126,15 @@ var birdText string
 //go:embed frr.tmpl
 var frrText string
 
+//go:embed junos.tmpl
+var junosText string
+
+//go:embed iosxr.tmpl
+var iosxrText string
+
+//go:embed eos.tmpl
+var eosText string
+
 var funcs = template.FuncMap{
 	"proto": protocolName,
 	"v4":    func(ps []netip.Prefix) []netip.Prefix { return family(ps, false) },
@@ -142,9 +151,28 @@ var funcs = template.FuncMap{
 	"bits":   func(p netip.Prefix) int { return p.Addr().BitLen() },
 }
 
+// addressFamily is IPv4 or IPv6 in the words of each vendor.
+type addressFamily struct{ N int }
+
+// Of returns the prefixes of the family.
+func (f addressFamily) Of(ps []netip.Prefix) []netip.Prefix { return family(ps, f.N == 6) }
+
+// Junos says inet, Cisco ipv4, EOS ip.
+func (f addressFamily) Junos() string { return map[int]string{4: "inet", 6: "inet6"}[f.N] }
+
+// Cisco is also what EOS calls an address family.
+func (f addressFamily) Cisco() string { return map[int]string{4: "ipv4", 6: "ipv6"}[f.N] }
+
+// EOS is the word of its prefix lists.
+func (f addressFamily) EOS() string { return map[int]string{4: "ip", 6: "ipv6"}[f.N] }
+
 var (
 	birdTemplate = template.Must(template.New("bird2").Funcs(funcs).Parse(birdText))
 	frrTemplate  = template.Must(template.New("frr").Funcs(funcs).Parse(frrText))
+
+	junosTemplate = template.Must(template.New("junos").Funcs(funcs).Parse(junosText))
+	iosxrTemplate = template.Must(template.New("iosxr").Funcs(funcs).Parse(iosxrText))
+	eosTemplate   = template.Must(template.New("eos").Funcs(funcs).Parse(eosText))
 )
 
 // RenderBIRD returns the configuration file of BIRD 2 for c.
@@ -161,12 +189,40 @@ func RenderFRR(c RouterConfig) (string, error) {
 	return render(frrTemplate, c)
 }
 
+// RenderJunos returns a Junos configuration. Nothing of shadowcast runs it, nor what
+// the next two return.
+func RenderJunos(c RouterConfig) (string, error) { return render(junosTemplate, c) }
+
+// RenderIOSXR returns a configuration of Cisco IOS XR.
+func RenderIOSXR(c RouterConfig) (string, error) { return render(iosxrTemplate, c) }
+
+// RenderEOS returns a configuration of Arista EOS.
+func RenderEOS(c RouterConfig) (string, error) { return render(eosTemplate, c) }
+
 // view is what the templates see.
 type view struct {
 	RouterConfig
 	Interfaces string // quoted, comma separated
 	Sessions4  []Session
 	Sessions6  []Session
+}
+
+// Families are those that have a session.
+func (v view) Families() (out []addressFamily) {
+	for _, f := range []addressFamily{{4}, {6}} {
+		if len(v.SessionsOf(f)) > 0 {
+			out = append(out, f)
+		}
+	}
+	return out
+}
+
+// SessionsOf returns the sessions of a family.
+func (v view) SessionsOf(f addressFamily) []Session {
+	if f.N == 6 {
+		return v.Sessions6
+	}
+	return v.Sessions4
 }
 
 func render(t *template.Template, c RouterConfig) (string, error) {

@@ -55,10 +55,16 @@ func TestExamples(t *testing.T) {
 		{"bird2-inside.conf", Inside, RenderBIRD, checkBIRD},
 		{"frr.conf", Outside, RenderFRR, checkFRR},
 		{"frr-inside.conf", Inside, RenderFRR, checkFRR},
+		{"junos.conf", Outside, RenderJunos, nil},
+		{"junos-inside.conf", Inside, RenderJunos, nil},
+		{"iosxr.conf", Outside, RenderIOSXR, nil},
+		{"iosxr-inside.conf", Inside, RenderIOSXR, nil},
+		{"eos.conf", Outside, RenderEOS, nil},
+		{"eos-inside.conf", Inside, RenderEOS, nil},
 	} {
 		t.Run(tc.file, func(t *testing.T) {
 			c := example(tc.role)
-			c.Sessions[0].TTLSecurity = strings.HasPrefix(tc.file, "bird")
+			c.Sessions[0].TTLSecurity = !strings.HasPrefix(tc.file, "frr")
 			got, err := tc.render(c)
 			if err != nil {
 				t.Fatal(err)
@@ -75,6 +81,10 @@ func TestExamples(t *testing.T) {
 			if got != string(want) {
 				t.Errorf("%s is not what the template renders; run go test ./configs/routers -update", tc.file)
 			}
+			if tc.check == nil {
+				balanced(t, tc.file, got)
+				return
+			}
 			path := filepath.Join(t.TempDir(), tc.file)
 			if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
 				t.Fatal(err)
@@ -90,8 +100,60 @@ func TestExamples(t *testing.T) {
 	}
 }
 
+// balanced checks what can be checked without the vendor's program: that the file says
+// that nobody ran it, closes what it opens, and has no hole where a value should be.
+func balanced(t *testing.T, file, text string) {
+	t.Helper()
+	if !strings.Contains(text, "NOT RUN by shadowcast's tests") {
+		t.Errorf("%s does not say that it was not run", file)
+	}
+	if strings.Contains(text, "<no value>") || strings.Contains(text, " ;") {
+		t.Errorf("%s has a hole", file)
+	}
+	for open, end := range map[string]string{"{": "}", "-set ": "end-set", "route-policy ": "end-policy"} {
+		n := 0
+		for line := range strings.Lines(text) {
+			if open == "{" || !strings.HasPrefix(line, " ") && !strings.HasPrefix(line, "!") && !strings.HasPrefix(line, end) {
+				n += strings.Count(line, open)
+			}
+		}
+		if m := strings.Count(text, end); n != m {
+			t.Errorf("%s: %q %d times, %q %d times", file, open, n, end, m)
+		}
+	}
+	for _, addr := range []string{"203.0.113.12", "2001:db8:f:3::2"} {
+		if !strings.Contains(text, "neighbor "+addr) {
+			t.Errorf("%s has no session with %s", file, addr)
+		}
+	}
+}
+
 func checkBIRD(path string) *exec.Cmd { return exec.Command("bird", "-p", "-c", path) }
 func checkFRR(path string) *exec.Cmd  { return exec.Command("vtysh", "-C", "-f", path) }
+
+// TestFamilyWithoutPrefixes: a family in which nothing is to be accepted accepts
+// nothing; a rule without its match would accept everything.
+func TestFamilyWithoutPrefixes(t *testing.T) {
+	for name, render := range map[string]func(RouterConfig) (string, error){"junos": RenderJunos, "iosxr": RenderIOSXR, "eos": RenderEOS} {
+		for _, role := range []Role{Outside, Inside} {
+			c := example(role)
+			c.VIPs, c.Liveness, c.Inner = family(c.VIPs, false), family(c.Liveness, false), family(c.Inner, false)
+			text, err := render(c)
+			if err != nil {
+				t.Fatal(err)
+			}
+			balanced(t, name, text)
+			for _, bad := range []string{"from {\n            }", "from {\n                protocol bgp;\n            }", "VIP-6", "LIVENESS-6", "INNER-6", "community GRACEFUL-SHUTDOWN;\n            }"} {
+				if strings.Contains(text, bad) {
+					t.Errorf("%s %s: %q in\n%s", name, role, bad, text)
+				}
+			}
+			if !strings.Contains(text, "APPLIANCE-6") {
+				t.Errorf("%s %s: the IPv6 sessions have no policy", name, role)
+			}
+		}
+	}
+}
 
 func TestFRRHasNoTTLSecurity(t *testing.T) {
 	c := example(Outside)

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/shadowcast/shadowcast/config"
+	"github.com/shadowcast/shadowcast/dnsupdate"
 	"github.com/shadowcast/shadowcast/operator"
 	"github.com/shadowcast/shadowcast/pki"
 	"github.com/shadowcast/shadowcast/sa"
@@ -56,6 +57,7 @@ type Appliance struct {
 	fabric    *fabric.Fabric
 	peers     *peer.Transport
 	routes    *routes
+	names     *dnsupdate.Updater // nil without names
 	replicas  *replicas
 	authority *authority
 	conns     *swanctl.Config
@@ -119,6 +121,9 @@ func New(cfg *config.Config, version string, log *slog.Logger) (*Appliance, erro
 	a.steering = newSteering(a)
 	a.authority = newAuthority(a)
 	if a.routes, err = newRoutes(a); err != nil {
+		return nil, err
+	}
+	if a.names, err = newNames(a); err != nil {
 		return nil, err
 	}
 	for _, s := range cfg.Fleet.Slots {
@@ -221,6 +226,10 @@ func (a *Appliance) Run(ctx context.Context) error {
 	}
 	if a.cfg.Health.Enabled {
 		g.Go(func() error { return a.health.run(gctx) })
+	}
+	if a.names != nil {
+		g.Go(func() error { return a.names.Run(gctx) })
+		g.Go(func() error { return a.keepNames(gctx) })
 	}
 	if a.routes.speaker != nil {
 		g.Go(func() error { return a.routes.speaker.Run(gctx) })

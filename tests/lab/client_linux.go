@@ -14,11 +14,14 @@ type Client struct {
 	Spec   ConnSpec
 	Addr   netip.Addr // its own interface
 	Public netip.Addr // as gateways see it
-	lab    *Lab
-	ns     *Netns
-	nat    *NAT
-	charon *charon
-	cap    *capture
+	// Gateway is where it connects to, the VIP of its family unless changed before
+	// Start.
+	Gateway netip.Addr
+	lab     *Lab
+	ns      *Netns
+	nat     *NAT
+	charon  *charon
+	cap     *capture
 }
 
 // clientOptions retransmit after 1, 1.4, 2 ... s, so that a lost message costs a
@@ -29,8 +32,10 @@ const clientOptions = `retransmit_timeout = 1.0
   keep_alive = 10s
   interfaces_use = ` + devClient
 
-// VIP is the anycast address of the client's family.
-func (c *Client) VIP() netip.Addr {
+func (c *Client) gateway() netip.Addr {
+	if c.Gateway.IsValid() {
+		return c.Gateway
+	}
 	if c.Public.Is6() {
 		return VIP6
 	}
@@ -53,7 +58,7 @@ func (c *Client) Start(ctx context.Context) error {
 	if c.charon, err = c.lab.startCharon(ctx, c.ns, c.Name, clientOptions); err != nil {
 		return err
 	}
-	return c.charon.loadClient(c.lab.pki, c.Spec, c.ID(), c.Addr, c.VIP())
+	return c.charon.loadClient(c.lab.pki, c.Spec, c.ID(), c.Addr, c.gateway())
 }
 
 // Connect starts the client unless it runs, sets the tunnel up and returns the SA.

@@ -151,10 +151,11 @@ const peer6 = "-6"
 
 // vips are the fleet's.
 func (l *Lab) vips() []netip.Addr {
+	out := append([]netip.Addr{VIP}, l.opt.VIPs...)
 	if l.opt.ipv6() {
-		return []netip.Addr{VIP, VIP6}
+		out = append(out, VIP6)
 	}
-	return []netip.Addr{VIP}
+	return out
 }
 
 // joined lists addresses as swanctl.conf does.

@@ -169,6 +169,8 @@ type Options struct {
 	// Conn is what the gateways offer; clients take theirs from it where Options
 	// leaves Clients empty.
 	Conn ConnSpec
+	// VIPs are further IPv4 VIPs.
+	VIPs []netip.Addr
 	// NoShadowing switches shadows off, to compare with.
 	NoShadowing bool
 }
