@@ -95,6 +95,9 @@ func (id *Identity) Fleet() string { return id.state.Load().fleet }
 // NotAfter is when our certificate expires.
 func (id *Identity) NotAfter() time.Time { return id.state.Load().cert.Leaf.NotAfter }
 
+// NotBefore is when our certificate begins.
+func (id *Identity) NotBefore() time.Time { return id.state.Load().cert.Leaf.NotBefore }
+
 // CANotAfter is when the last CA of the fleet that we know expires.
 func (id *Identity) CANotAfter() time.Time { return id.state.Load().until }
 

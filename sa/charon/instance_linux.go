@@ -107,15 +107,25 @@ func (s Spec) check() error {
 	return checkPlugin("ha")
 }
 
-func checkPlugin(name string) error {
-	file := "libstrongswan-" + name + ".so"
+// PluginPath finds an installed plugin of strongSwan, "" where there is none.
+func PluginPath(name string) string {
 	for _, d := range pluginDirs {
-		if _, err := os.Stat(filepath.Join(d, file)); err == nil {
-			return nil
+		p := filepath.Join(d, pluginFile(name))
+		if _, err := os.Stat(p); err == nil {
+			return p
 		}
 	}
+	return ""
+}
+
+func pluginFile(name string) string { return "libstrongswan-" + name + ".so" }
+
+func checkPlugin(name string) error {
+	if PluginPath(name) != "" {
+		return nil
+	}
 	return fmt.Errorf("find strongSwan plugin %s: no %s in %s (Debian package libcharon-extra-plugins)",
-		name, file, strings.Join(pluginDirs, ", "))
+		name, pluginFile(name), strings.Join(pluginDirs, ", "))
 }
 
 func start(ctx context.Context, s Spec) (*Instance, error) {

@@ -221,6 +221,7 @@ func (a *Appliance) Run(ctx context.Context) error {
 	g.Go(func() error { return a.watchRoutes(gctx) })
 	g.Go(func() error { return a.serveOperator(gctx) })
 	g.Go(func() error { return a.watchFitness(gctx) })
+	g.Go(func() error { return a.inspect(gctx) })
 	if a.cfg.Metrics.IsValid() {
 		g.Go(func() error { return a.serveMetrics(gctx) })
 	}

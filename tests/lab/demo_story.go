@@ -47,6 +47,7 @@ func (d *story) begin() {
 	}
 	d.rep.BFD = fmt.Sprintf("%d ms x %d", l.opt.BFD.Interval.Milliseconds(), l.opt.BFD.Multiplier)
 	d.c.say("ams, fra and lhr are up, %s; BFD %s", what, d.rep.BFD)
+	d.preflight()
 	d.c.during(waiting("packets for the VIP enter at "+entry), d.routed)
 	at := time.Now()
 	d.c.during(waiting("the client connects"), func() { d.s = join(t, l, 0) })

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	v1 "github.com/shadowcast/shadowcast/api/v1"
 	"github.com/shadowcast/shadowcast/configs"
 )
 
@@ -69,7 +70,7 @@ func unitCapabilities(t *T, l *Lab) {
 	handover(t, l, s, "planned", "fra")
 	t.Check(home.KillDaemon())
 	t.Check(home.Start())
-	t.Check(home.WaitReady(t.Context()))
+	t.Check(home.WaitStatus(t.Context(), "an answer", func(*v1.GetStatusResponse) bool { return true }))
 	exactly(t, home, mask)
 	allReady(t, l)
 	cut, victim := powerCut(t, l, s, "power-cut")
