@@ -332,53 +332,6 @@ func TestWrongConfigs(t *testing.T) {
 	}
 }
 
-func TestLoadAndCheckFiles(t *testing.T) {
-	dir := t.TempDir()
-	c := mustParse(t, Example())
-	put := func(name string, mode os.FileMode, text string) string {
-		p := filepath.Join(dir, name)
-		if err := os.WriteFile(p, []byte(text), mode); err != nil {
-			t.Fatal(err)
-		}
-		return p
-	}
-	c.PKI = PKI{CA: put("ca.crt", 0o644, "x"), Cert: put("ams.crt", 0o644, "x"), Key: put("ams.key", 0o600, "x")}
-	c.FleetKeyFile = put("fleet.key", 0o600, "x")
-	c.SwanctlDir = dir
-	text, err := c.Marshal()
-	if err != nil {
-		t.Fatal(err)
-	}
-	got, err := Load(put("shadowcast.yaml", 0o644, string(text)))
-	if err != nil || !reflect.DeepEqual(got, c) {
-		t.Fatalf("Load: %v, %+v", err, got)
-	}
-	if err := got.CheckFiles(); err != nil {
-		t.Errorf("CheckFiles: %v", err)
-	}
-	got.PKI.CA = filepath.Join(dir, "none")
-	got.PKI.Cert = put("empty", 0o644, "")
-	got.PKI.Key = put("open.key", 0o644, "x")
-	got.FleetKeyFile = dir
-	got.SwanctlDir = got.PKI.Key
-	got.BGP.Peers[0].PasswordFile = filepath.Join(dir, "password")
-	want := strings.ReplaceAll("pki.ca: DIR/none: no such file or directory; `shadowctl pki init` writes it\n"+
-		"pki.cert: DIR/empty is empty; `shadowctl pki issue ams` writes it\n"+
-		"pki.key: DIR/open.key is open to others (mode 0644); `chmod 600 DIR/open.key` closes it\n"+
-		"fleet_key_file: DIR is no regular file\n"+
-		"bgp.peers[0].password_file: DIR/password: no such file or directory\n"+
-		"swanctl_dir: DIR/open.key is no directory", "DIR", dir)
-	if err := got.CheckFiles(); err == nil || err.Error() != want {
-		t.Errorf("CheckFiles:\n%v\nwant\n%s", err, want)
-	}
-	if _, err := Load(filepath.Join(dir, "none")); err == nil || !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("Load of no file: %v", err)
-	}
-	if _, err := Load(put("bad.yaml", 0o644, "nod: ams")); err == nil || !strings.Contains(err.Error(), "did you mean node?") {
-		t.Errorf("Load of a bad file: %v", err)
-	}
-}
-
 func FuzzParse(f *testing.F) {
 	f.Add([]byte(Example()))
 	for _, w := range wrongs {

@@ -1,18 +1,28 @@
 package config
 
 import (
+	"crypto/x509"
+	"errors"
 	"fmt"
 	"os"
+	"strings"
+	"time"
+
+	"github.com/shadowcast/shadowcast/pki"
 )
 
 // CheckFiles looks at every file that c names: there, readable, not empty, and
-// secret files closed to others. The error is Problems.
+// secret files closed to others; certificates that belong together, to this appliance
+// and to now. The error is Problems.
 func (c *Config) CheckFiles() error {
 	col := &collector{}
 	col.fileAt("pki.ca", c.PKI.CA, false, "shadowctl pki init")
 	col.fileAt("pki.cert", c.PKI.Cert, false, "shadowctl pki issue "+c.Node)
 	col.fileAt("pki.key", c.PKI.Key, true, "shadowctl pki issue "+c.Node)
 	col.fileAt("fleet_key_file", c.FleetKeyFile, true, "shadowctl pki init")
+	if len(col.problems) == 0 {
+		col.identity(c)
+	}
 	for i, p := range c.BGP.Peers {
 		if p.PasswordFile != "" {
 			col.fileAt(at("bgp.peers", i)+".password_file", p.PasswordFile, true, "")
@@ -27,6 +37,29 @@ func (c *Config) CheckFiles() error {
 		col.addf("swanctl_dir", "%s is no directory", c.SwanctlDir)
 	}
 	return col.err()
+}
+
+// identity checks what the files of package pki hold.
+func (c *collector) identity(cfg *Config) {
+	issue := fmt.Sprintf("`shadowctl pki issue %s --address %s` makes a new one", cfg.Node, cfg.Self().Address)
+	if _, err := pki.Load(pki.Files{CA: cfg.PKI.CA, Cert: cfg.PKI.Cert, Key: cfg.PKI.Key}, cfg.Node); err != nil {
+		path := "pki.cert"
+		switch text := err.Error(); {
+		case strings.Contains(text, cfg.PKI.CA):
+			path = "pki.ca"
+		case strings.HasPrefix(text, "read "+cfg.PKI.Key):
+			path = "pki.key"
+		}
+		var invalid x509.CertificateInvalidError
+		if errors.As(err, &invalid) && invalid.Reason == x509.Expired {
+			c.addf(path, "%s was valid from %s to %s; %s", cfg.PKI.Cert, invalid.Cert.NotBefore.Format(time.DateOnly), invalid.Cert.NotAfter.Format(time.DateOnly), issue)
+		} else {
+			c.addf(path, "%v; %s", err, issue)
+		}
+	}
+	if _, err := pki.LoadFleetKey(cfg.FleetKeyFile); err != nil {
+		c.addf("fleet_key_file", "%v; `shadowctl pki init` writes it, the same for the whole fleet", err)
+	}
 }
 
 // fileAt checks one file; maker is the command that writes it, if there is one.

@@ -39,7 +39,8 @@ func newRoot() *cobra.Command {
 
 It needs root: network namespaces, eBPF, XFRM. 'shadowctl config check FILE'
 checks a configuration without running it, 'shadowctl config example' prints an
-annotated one. SIGTERM withdraws the VIP, waits until the routers know, and ends;
+annotated one. SIGHUP reads configuration and certificates again, applies what can
+be applied, and says what cannot; a wrong one changes nothing. SIGTERM withdraws the VIP, waits until the routers know, and ends;
 charons and kernel SAs go on until the fences' deadlines, and the next
 shadowcastd adopts them. Under systemd it tells when it is ready and, with
 WatchdogSec, that its core still answers.`,
@@ -60,7 +61,9 @@ func run(ctx context.Context, file string) error {
 	if err != nil {
 		return err
 	}
-	log := logger(cfg.Log)
+	level := new(slog.LevelVar)
+	level.Set(cfg.Log.Level)
+	log := logger(cfg.Log.Format, level)
 	if err := protectMemory(log); err != nil {
 		return err
 	}
@@ -78,6 +81,7 @@ func run(ctx context.Context, file string) error {
 	work, done := context.WithCancel(context.WithoutCancel(ctx))
 	var g errgroup.Group
 	g.Go(func() error { return watchdog(work, log, a.Pulse) })
+	g.Go(func() error { return reloads(work, func() { a.Reload(file, level) }) })
 	g.Go(func() error {
 		defer done()
 		return a.Run(ctx)
@@ -85,9 +89,9 @@ func run(ctx context.Context, file string) error {
 	return g.Wait()
 }
 
-func logger(l config.Log) *slog.Logger {
-	o := &slog.HandlerOptions{Level: l.Level}
-	if l.Format == "json" {
+func logger(format string, level *slog.LevelVar) *slog.Logger {
+	o := &slog.HandlerOptions{Level: level}
+	if format == "json" {
 		return slog.New(slog.NewJSONHandler(os.Stderr, o))
 	}
 	return slog.New(slog.NewTextHandler(os.Stderr, o))

@@ -1,0 +1,53 @@
+package node
+
+import (
+	"errors"
+	"log/slog"
+	"slices"
+	"strings"
+
+	"github.com/shadowcast/shadowcast/config"
+)
+
+// Reload applies what can be applied of the configuration in file and tells the rest.
+// A wrong configuration changes nothing. level is that of the daemon's log.
+func (a *Appliance) Reload(file string, level *slog.LevelVar) {
+	next, err := config.Load(file)
+	if err == nil {
+		err = next.CheckFiles()
+	}
+	var wrong config.Problems
+	switch {
+	case errors.As(err, &wrong):
+		for _, p := range wrong {
+			a.events.Add(Entry{Kind: "reload", Warn: true, Text: "the configuration is kept: " + file + " is wrong", Reason: p.String()})
+		}
+		return
+	case err != nil:
+		a.events.Add(Entry{Kind: "reload", Warn: true, Text: "the configuration is kept: " + file + " cannot be read", Reason: err.Error()})
+		return
+	}
+	paths, err := config.Changes(a.cfg, next)
+	if err != nil {
+		a.events.Add(Entry{Kind: "reload", Warn: true, Text: "the configuration is kept", Reason: err.Error()})
+		return
+	}
+	var done []string
+	// The log's level is compared with what is in use: an earlier reload changed it.
+	later := slices.DeleteFunc(paths, func(p string) bool { return p == "log.level" })
+	if level.Level() != next.Log.Level {
+		level.Set(next.Log.Level)
+		done = append(done, "log.level")
+	}
+	// Connections made from now on use the files as they are now.
+	if err := a.identity.Reload(); err != nil {
+		a.events.Add(Entry{Kind: "reload", Warn: true, Text: "the certificates in use are kept", Reason: err.Error()})
+	} else {
+		done = append(done, "certificates until "+a.identity.NotAfter().Format("2006-01-02"))
+	}
+	a.events.Add(Entry{Kind: "reload", Text: "the configuration was read again", Reason: "applied: " + strings.Join(done, ", ")})
+	if len(later) > 0 {
+		a.events.Add(Entry{Kind: "reload", Warn: true, Text: "changes wait for a restart: " + strings.Join(later, ", "),
+			Reason: "they cannot be applied to a running appliance; `shadowctl drain`, restart, `shadowctl undrain`"})
+	}
+}
