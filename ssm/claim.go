@@ -185,7 +185,7 @@ func (c *Core) own(s *slot, takeover bool) {
 	c.emit(ActOwn{Slot: s.cfg.Slot, Ticket: s.ticket, Shadows: c.shadowsOf(s), Takeover: takeover})
 	s.lowest = 0
 	c.birth(s)
-	if s.activateBy.IsZero() {
+	if s.activateBy.IsZero() && s.up {
 		c.emit(ActActivate{Slot: s.cfg.Slot})
 	}
 	c.probeAt = c.now
@@ -339,7 +339,7 @@ func (c *Core) refeed(s *slot, why string) {
 }
 
 func (c *Core) refed(s *slot, problem string) {
-	if !s.refeeding || s.role != RoleOwner {
+	if !s.refeeding || !c.holds(s) {
 		return
 	}
 	s.refeeding = false
@@ -349,9 +349,11 @@ func (c *Core) refed(s *slot, problem string) {
 		return
 	}
 	s.up = true
-	c.keepOpen(s)
-	c.steer(s)
-	c.emit(ActActivate{Slot: s.cfg.Slot})
+	if s.role == RoleOwner { // else it listens first, and activates when it goes on
+		c.keepOpen(s)
+		c.steer(s)
+		c.emit(ActActivate{Slot: s.cfg.Slot})
+	}
 	c.report(ActReport{Slot: s.cfg.Slot, Kind: "refed", Text: "charon runs again with every session"})
 }
 

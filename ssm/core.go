@@ -299,7 +299,8 @@ func (c *Core) stoodStill(gap time.Duration) {
 		}
 	}
 	if c.now.Sub(c.readUntil) > c.bound() {
-		c.readUntil = c.now.Add(c.cfg.ProbeInterval)
+		c.readUntil = c.now.Add(c.cfg.ProbeInterval / 2)
+		c.emit(ActWake{c.cfg.ProbeInterval / 2})
 	}
 	missed := gap - c.cfg.ProbeInterval
 	if missed <= c.cfg.ProbeInterval {

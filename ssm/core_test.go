@@ -288,3 +288,35 @@ func TestConfigNamesTheContradiction(t *testing.T) {
 		}
 	}
 }
+
+// A charon that is refilled while its process stands still, and listens afterwards,
+// must not be forgotten: the slot would stay dark for good.
+func TestRefeedOutlivesAFreeze(t *testing.T) {
+	f := newFleet(31, 3, 1)
+	settled(t, f)
+	n0 := f.node("n0")
+	for _, n := range []Node{"n1", "n2"} { // nobody is ready, so it is refed in place
+		f.step(f.node(n), EvTwin{1, false, "test"})
+	}
+	f.run(300 * time.Millisecond)
+	f.step(n0, EvCharonDied{1})
+	if !n0.core.slots[1].refeeding {
+		t.Fatalf("n0 does not refeed\n%s", f.trace())
+	}
+	for _, n := range []Node{"n1", "n2"} {
+		f.step(f.node(n), EvTwin{1, true, ""})
+	}
+	f.run(60 * time.Millisecond) // n0 hears that they are ready, the refeed takes longer
+	n0.up = false
+	f.run(800 * time.Millisecond)
+	n0.up = true
+	f.step(n0, EvTick{}) // before the word that charon runs
+	if r := n0.core.slots[1].role; r != RoleResuming {
+		t.Fatalf("n0 is %s after the freeze, want resuming\n%s", r, f.trace())
+	}
+	f.run(3 * time.Second)
+	check(t, f)
+	if got := f.owner(1); len(got) != 1 || f.node(got[0]).fence[1].IsZero() || f.node(got[0]).core.slots[1].refeeding {
+		t.Fatalf("slot 1 is owned by %v, fence of n0 %v\n%s", got, n0.fence, f.trace())
+	}
+}
