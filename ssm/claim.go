@@ -306,6 +306,8 @@ func (c *Core) charonDied(s *slot) {
 		s.up, s.ready, s.reason = false, false, "charon died"
 		if s.role == RoleShadow {
 			c.shadow(s)
+		} else {
+			s.retryAt = c.now // nobody owns the slot, or it is being left: build it again then
 		}
 		return
 	}

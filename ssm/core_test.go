@@ -320,3 +320,64 @@ func TestRefeedOutlivesAFreeze(t *testing.T) {
 		t.Fatalf("slot 1 is owned by %v, fence of n0 %v\n%s", got, n0.fence, f.trace())
 	}
 }
+
+// A charon that dies while nobody owns its slot is built again: its home must be
+// able to found it.
+func TestCharonOfAnUnownedSlotIsBuiltAgain(t *testing.T) {
+	now := time.Unix(1000, 0)
+	c, err := New(Config{Self: "n0", Incarnation: 1, Appliances: []Node{"n0", "n1"}, Registrar: "n1",
+		Slots: []SlotConfig{{Slot: 1, Home: "n0", Shadows: []Node{"n1"}}}}, now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Step(EvSlotUp{1}, now)
+	c.Step(EvCharonDied{1}, now)
+	for range 4 {
+		now = now.Add(50 * time.Millisecond)
+		for _, a := range c.Step(EvTick{}, now) {
+			if _, ok := a.(ActBuild); ok {
+				return
+			}
+		}
+	}
+	t.Error("the slot is not built again")
+}
+
+// While an owner renews its ticket, a shadow that is not armed may have a ticket on
+// the way, which must not let it claim behind the owner.
+func TestRenewalWaitsForShadowsThatAreNotArmedYet(t *testing.T) {
+	now := time.Unix(1000, 0)
+	c, err := New(Config{Self: "n0", Incarnation: 1, Appliances: []Node{"n0", "n1"}, Registrar: "n1", Shadowing: true,
+		Slots: []SlotConfig{{Slot: 1, Home: "n0", Shadows: []Node{"n1"}}}}, now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tell := func(armed sa.Ticket) (rearm, preset bool) {
+		now = now.Add(50 * time.Millisecond)
+		c.Step(EvMessage{"n1", Message{Kind: KindProbe, Report: &Report{Incarnation: 3, Hears: []Node{"n0"},
+			Slots: []SlotReport{{Slot: 1, Owner: "n0", OwnerTicket: 5, OwnerLife: 1, Up: true, Armed: armed}}}}}, now)
+		for _, a := range c.Step(EvTick{}, now) {
+			switch x := a.(type) {
+			case ActSend:
+				rearm = rearm || x.Msg.Kind == KindRearm && x.Msg.Ticket == 9
+			case ActPreset:
+				preset = true
+			}
+		}
+		return rearm, preset
+	}
+	c.Step(EvAdopted{1, 5, nil}, now) // knows no life of n1: it will rise
+	for range 12 {
+		tell(0)
+	}
+	c.Step(EvMessage{"n1", Message{Kind: KindGrant, Slot: 1, Ticket: 9, Incarnation: 1}}, now)
+	if rearm, preset := tell(0); !rearm || preset {
+		t.Errorf("n1 is not armed: asked to rise %v, went on %v; want true, false", rearm, preset)
+	}
+	if rearm, preset := tell(7); !rearm || preset {
+		t.Errorf("n1 is armed below: asked to rise %v, went on %v; want true, false", rearm, preset)
+	}
+	if _, preset := tell(10); !preset {
+		t.Error("n1 is armed above, and the owner does not go on")
+	}
+}

@@ -311,7 +311,7 @@ func (c *Core) drained(s *slot, e EvDrained) {
 		return
 	}
 	c.closeFence(s)
-	s.role, s.rebuildAfter, s.keepTwin = RoleNone, true, true
+	s.role, s.rebuildAfter, s.keepTwin = RoleNone, true, s.up
 	s.poolUntil = c.now.Add(poolOverlap)
 	m.phase, m.since = phaseClose, c.now
 	c.moveReport(s, m, "move to "+string(m.to), fmt.Sprintf("%d late packets were delivered here", e.Late), false)

@@ -119,7 +119,8 @@ func (c *Core) tickRenew(s *slot) {
 	if c.now.Sub(s.renewing) <= rearmPatience {
 		waiting := false
 		for _, n := range c.shadowsOf(s) {
-			if r := c.peers[n].slots[s.cfg.Slot]; c.alive(n) && r.Armed != 0 && r.Armed < s.granted {
+			// One that is not armed may have its ticket on the way.
+			if r := c.peers[n].slots[s.cfg.Slot]; c.alive(n) && r.Armed < s.granted && (r.Armed != 0 || r.Up) {
 				c.send(n, Message{Kind: KindRearm, Slot: s.cfg.Slot, Ticket: s.granted})
 				waiting = true
 			}

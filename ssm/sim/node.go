@@ -285,5 +285,8 @@ func (n *node) charonDies(s sa.Slot) {
 	}
 	n.w.logf("charon of slot %d on %s dies", s, n.name)
 	sh.charon = false
+	if sh.adopting {
+		return // the starting daemon will see
+	}
 	n.post(ssm.EvCharonDied{Slot: s})
 }

@@ -12,6 +12,8 @@ import (
 type session struct {
 	id       int
 	slot     sa.Slot
+	began    time.Duration
+	at       sa.Ticket // by which its first owner held the slot
 	children []*child
 	rev      int
 	deleted  bool
@@ -45,8 +47,17 @@ type revision struct {
 type truth struct {
 	slot     sa.Slot
 	sessions []*session
-	tickets  map[sa.Ticket]tenure // who has claimed with which
-	highest  sa.Ticket            // ever claimed
+	tickets  map[sa.Ticket]tenure    // who has claimed with which
+	highest  sa.Ticket               // ever claimed
+	renewed  map[sa.Ticket]sa.Ticket // of an owner that went on: which it had before
+}
+
+// renews reports whether an owner by ticket was went on under now.
+func (t *truth) renews(now, was sa.Ticket) bool {
+	for now > was && now != 0 {
+		now = t.renewed[now]
+	}
+	return now == was
 }
 
 // clientEvery is how often clients do something.
@@ -93,7 +104,7 @@ func (w *World) clients() {
 		case 0:
 			if len(at.docs) < maxSessions {
 				w.lastID++
-				x := &session{id: w.lastID, slot: sc.Slot, acked: map[holder]time.Duration{}, buried: map[holder]time.Duration{}}
+				x := &session{id: w.lastID, slot: sc.Slot, began: w.now, at: at.ticket, acked: map[holder]time.Duration{}, buried: map[holder]time.Duration{}}
 				t.sessions = append(t.sessions, x)
 				at.newChild(x)
 				at.publish(x)

@@ -42,8 +42,9 @@ type shell struct {
 	ready    bool                  // as last told to the core
 	build    uint64                // of the twin; what an earlier one arranged is void
 	presetAt time.Duration
-	adopting bool // found active by a new daemon, the core does not know yet
-	sent     bool // everything that is installed has been noted by World.sent
+	since    time.Duration // when this twin began to follow master
+	adopting bool          // found active by a new daemon, the core does not know yet
+	sent     bool          // everything that is installed has been noted by World.sent
 
 	alone       time.Duration // since when this owner reaches nobody
 	undelivered time.Duration // when a packet could not be delivered last
@@ -92,10 +93,19 @@ func (s *shell) begin() {
 		s.mode, s.ticket, s.streams, s.adopting = idle, t, nil, true
 		s.n.do(s.rnd(5, 40), func() {
 			s.adopting = false
+			if !s.charon { // it died meanwhile
+				s.afresh()
+				return
+			}
 			s.n.post(ssm.EvAdopted{Slot: s.slot, Ticket: t, Lives: lives})
 		})
 		return
 	}
+	s.afresh()
+}
+
+// afresh begins where nothing is active.
+func (s *shell) afresh() {
 	s.fence, s.adopting = 0, false
 	if s.memory.ticket != 0 {
 		s.n.later(0, ssm.EvRestored{Slot: s.slot, Ticket: s.memory.ticket, Owned: s.memory.role == ssm.RoleOwner})
@@ -152,10 +162,12 @@ func (n *node) act(a ssm.Action) {
 	case ssm.ActRefeed:
 		sh := n.shells[x.Slot]
 		n.do(sh.rnd(60, 250), func() {
-			if sh.mode == owning {
-				sh.charon = true
-				n.post(ssm.EvRefed{Slot: x.Slot})
+			if sh.mode != owning {
+				n.post(ssm.EvRefed{Slot: x.Slot, Err: "the slot is not owned here"})
+				return
 			}
+			sh.charon = true
+			n.post(ssm.EvRefed{Slot: x.Slot})
 		})
 	case ssm.ActQuiesce:
 		n.later(n.shells[x.Slot].rnd(10, 200), ssm.EvQuiesced{Slot: x.Slot, Move: x.Move})
@@ -207,7 +219,7 @@ func (s *shell) shadow(x ssm.ActShadow) {
 	if s.isOpen() {
 		s.n.w.fail("I2: %s makes a twin of slot %d, which is active there", s.n.name, s.slot)
 	}
-	s.master, s.under = x.Owner, x.Ticket
+	s.master, s.under, s.since = x.Owner, x.Ticket, s.n.w.now
 	if x.Keep && s.charon {
 		s.build++
 		s.mode, s.streams, s.whole, s.ready, s.preset = twin, nil, false, false, 0
@@ -229,7 +241,7 @@ func (s *shell) shadow(x ssm.ActShadow) {
 func (s *shell) follow(x ssm.ActFollow) {
 	s.master, s.under = x.Owner, x.Ticket
 	if !x.Same {
-		s.whole = false
+		s.whole, s.since = false, s.n.w.now
 		s.judge()
 	}
 }

@@ -118,7 +118,7 @@ func newWorld(p Plan, trace bool) *World {
 			s.Shadows = append(s.Shadows, names[(i+j)%p.Nodes])
 		}
 		w.cfg.Slots = append(w.cfg.Slots, s)
-		w.slots[s.Slot] = &truth{slot: s.Slot, tickets: map[sa.Ticket]tenure{}}
+		w.slots[s.Slot] = &truth{slot: s.Slot, tickets: map[sa.Ticket]tenure{}, renewed: map[sa.Ticket]sa.Ticket{}}
 	}
 	for i, name := range names {
 		n := &node{w: w, index: i, name: name, skew: time.Duration(w.rng.Intn(2000)) * time.Hour, drift: float64(w.rng.Intn(2001)-1000) / 1e6,
