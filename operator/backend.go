@@ -24,6 +24,7 @@ type Backend struct {
 	Health      HealthSource
 	ShadowSets  ShadowSetSource
 	Registrars  RegistrarSource
+	Refusals    RefusalSource
 }
 
 // StatusSource knows the appliance and its neighbours.
@@ -31,6 +32,12 @@ type StatusSource interface {
 	Appliance(ctx context.Context) (*v1.Appliance, error)
 	Peers(ctx context.Context) ([]*v1.Peer, error)
 	BGP(ctx context.Context) (*v1.GetBGPResponse, error)
+}
+
+// RefusalSource knows what was refused.
+type RefusalSource interface {
+	// Refusals returns a bounded table, the latest first.
+	Refusals(ctx context.Context) ([]*v1.Refusal, error)
 }
 
 // SlotSource knows and moves slots.

@@ -204,7 +204,11 @@ func (s *service) GetPeers(ctx context.Context, _ *v1.GetPeersRequest) (*v1.GetP
 	if err != nil {
 		return nil, err
 	}
-	return &v1.GetPeersResponse{Peers: peers}, nil
+	refusals, err := s.backend.Refusals.Refusals(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return &v1.GetPeersResponse{Peers: peers, Refusals: refusals}, nil
 }
 
 func (s *service) GetBGP(ctx context.Context, _ *v1.GetBGPRequest) (*v1.GetBGPResponse, error) {

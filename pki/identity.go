@@ -133,7 +133,9 @@ func (id *Identity) config(usage x509.ExtKeyUsage, allow func(string) error) *tl
 		VerifyConnection: func(cs tls.ConnectionState) error {
 			name, err := id.state.Load().verify(cs.PeerCertificates, usage)
 			if err == nil && allow != nil {
-				err = allow(name)
+				if err = allow(name); err != nil {
+					err = fmt.Errorf("%w: %w", ErrName, err)
+				}
 			}
 			if err != nil {
 				return fmt.Errorf("refuse peer: %w", err)
@@ -154,6 +156,9 @@ func (s *state) verify(chain []*x509.Certificate, usage x509.ExtKeyUsage) (strin
 		opts.Intermediates.AddCert(c)
 	}
 	if _, err := leaf.Verify(opts); err != nil {
+		if _, foreign := errors.AsType[x509.UnknownAuthorityError](err); foreign {
+			err = fmt.Errorf("%w: %w", ErrOtherFleet, err)
+		}
 		return "", fmt.Errorf("certificate of %q: %w", leaf.Subject.CommonName, err)
 	}
 	name, err := nameOf(leaf)
@@ -161,7 +166,7 @@ func (s *state) verify(chain []*x509.Certificate, usage x509.ExtKeyUsage) (strin
 		return "", err
 	}
 	if got := leaf.URIs[0].Host; got != s.fleet {
-		return "", fmt.Errorf("certificate of %q: fleet %s, want %s", name, got, s.fleet)
+		return "", fmt.Errorf("certificate of %q: %w: %s, want %s", name, ErrOtherFleet, got, s.fleet)
 	}
 	return name, nil
 }
@@ -174,7 +179,7 @@ func nameOf(leaf *x509.Certificate) (string, error) {
 			return name, nil
 		}
 	}
-	return "", fmt.Errorf("certificate of %q: want one DNS name and the URI %s://<fleet>/<that name>", leaf.Subject.CommonName, scheme)
+	return "", fmt.Errorf("certificate of %q: %w: want one DNS name and the URI %s://<fleet>/<that name>", leaf.Subject.CommonName, ErrName, scheme)
 }
 
 // PeerName returns the name of the appliance at the other end of a connection

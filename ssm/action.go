@@ -161,6 +161,13 @@ type (
 		// sign of life to the claim.
 		Detection time.Duration
 	}
+	// ActRefuse says that something that From told cannot be and was not believed.
+	ActRefuse struct {
+		From   Node
+		Slot   sa.Slot
+		Reason string // one of the Refuse words
+		Text   string // for people
+	}
 )
 
 func (ActSend) action()       {}
@@ -187,3 +194,4 @@ func (ActPassivate) action()  {}
 func (ActAnnounce) action()   {}
 func (ActRemember) action()   {}
 func (ActReport) action()     {}
+func (ActRefuse) action()     {}

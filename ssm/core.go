@@ -229,12 +229,14 @@ func (c *Core) onMessage(from Node, m Message) {
 	}
 	s := c.slots[m.Slot]
 	if s == nil {
-		c.report(ActReport{Slot: m.Slot, Kind: "refused", Warn: true, Text: fmt.Sprintf("message %s from %s names an unknown slot", m.Kind, from)})
+		c.refuse(from, m.Slot, RefuseSlot, fmt.Sprintf("message %q names slot %d, which this fleet does not have", m.Kind, m.Slot))
 		return
 	}
 	switch m.Kind {
 	case KindClaim:
-		c.onClaim(s, m.Owner, m.Ticket, m.Incarnation)
+		if c.believes(from, s, m.Owner, m.Ticket) {
+			c.onClaim(s, m.Owner, m.Ticket, m.Incarnation)
+		}
 	case KindRequest:
 		c.onRequest(s, from, m)
 	case KindGrant:
@@ -253,6 +255,8 @@ func (c *Core) onMessage(from Node, m Message) {
 		c.onDrainedMsg(s, from, m)
 	case KindAbort:
 		c.onAbort(s, from, m)
+	default:
+		c.refuse(from, m.Slot, RefuseUnknown, fmt.Sprintf("message %.40q is not known here", m.Kind))
 	}
 }
 

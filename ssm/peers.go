@@ -120,6 +120,12 @@ func (c *Core) onReport(from Node, p *peer, r Report) {
 		if s == nil {
 			continue
 		}
+		if sr.Armed != 0 && !c.arms(from, s, sr.Armed) {
+			sr.Armed = 0
+		}
+		if sr.Owner != "" && !c.believes(from, s, sr.Owner, sr.OwnerTicket) {
+			continue
+		}
 		p.slots[sr.Slot] = told{sr, c.now}
 		life := sr.OwnerLife
 		if sr.Owner == from {

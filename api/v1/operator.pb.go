@@ -808,8 +808,10 @@ func (*GetPeersRequest) Descriptor() ([]byte, []int) {
 }
 
 type GetPeersResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Peers         []*Peer                `protobuf:"bytes,1,rep,name=peers,proto3" json:"peers,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Peers []*Peer                `protobuf:"bytes,1,rep,name=peers,proto3" json:"peers,omitempty"`
+	// The latest first. Strangers are among them.
+	Refusals      []*Refusal `protobuf:"bytes,2,rep,name=refusals,proto3" json:"refusals,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -847,6 +849,13 @@ func (*GetPeersResponse) Descriptor() ([]byte, []int) {
 func (x *GetPeersResponse) GetPeers() []*Peer {
 	if x != nil {
 		return x.Peers
+	}
+	return nil
+}
+
+func (x *GetPeersResponse) GetRefusals() []*Refusal {
+	if x != nil {
+		return x.Refusals
 	}
 	return nil
 }
@@ -976,7 +985,7 @@ var File_api_v1_operator_proto protoreflect.FileDescriptor
 
 const file_api_v1_operator_proto_rawDesc = "" +
 	"\n" +
-	"\x15api/v1/operator.proto\x12\rshadowcast.v1\x1a\x12api/v1/types.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x12\n" +
+	"\x15api/v1/operator.proto\x12\rshadowcast.v1\x1a\x14api/v1/refusal.proto\x1a\x12api/v1/types.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x12\n" +
 	"\x10GetStatusRequest\"\xa1\x01\n" +
 	"\x11GetStatusResponse\x126\n" +
 	"\tappliance\x18\x01 \x01(\v2\x18.shadowcast.v1.ApplianceR\tappliance\x12)\n" +
@@ -1019,9 +1028,10 @@ const file_api_v1_operator_proto_rawDesc = "" +
 	"\x13WatchEventsResponse\x12*\n" +
 	"\x05event\x18\x01 \x01(\v2\x14.shadowcast.v1.EventR\x05event\x12\x16\n" +
 	"\x06missed\x18\x02 \x01(\x04R\x06missed\"\x11\n" +
-	"\x0fGetPeersRequest\"=\n" +
+	"\x0fGetPeersRequest\"q\n" +
 	"\x10GetPeersResponse\x12)\n" +
-	"\x05peers\x18\x01 \x03(\v2\x13.shadowcast.v1.PeerR\x05peers\"\x0f\n" +
+	"\x05peers\x18\x01 \x03(\v2\x13.shadowcast.v1.PeerR\x05peers\x122\n" +
+	"\brefusals\x18\x02 \x03(\v2\x16.shadowcast.v1.RefusalR\brefusals\"\x0f\n" +
 	"\rGetBGPRequest\"\xf9\x01\n" +
 	"\x0eGetBGPResponse\x12\x18\n" +
 	"\aenabled\x18\x01 \x01(\bR\aenabled\x12\x10\n" +
@@ -1082,9 +1092,10 @@ var file_api_v1_operator_proto_goTypes = []any{
 	(*HandoverAccount)(nil),       // 23: shadowcast.v1.HandoverAccount
 	(*timestamppb.Timestamp)(nil), // 24: google.protobuf.Timestamp
 	(*Event)(nil),                 // 25: shadowcast.v1.Event
-	(BGPLevel)(0),                 // 26: shadowcast.v1.BGPLevel
-	(*BGPPeer)(nil),               // 27: shadowcast.v1.BGPPeer
-	(*Announcement)(nil),          // 28: shadowcast.v1.Announcement
+	(*Refusal)(nil),               // 26: shadowcast.v1.Refusal
+	(BGPLevel)(0),                 // 27: shadowcast.v1.BGPLevel
+	(*BGPPeer)(nil),               // 28: shadowcast.v1.BGPPeer
+	(*Announcement)(nil),          // 29: shadowcast.v1.Announcement
 }
 var file_api_v1_operator_proto_depIdxs = []int32{
 	18, // 0: shadowcast.v1.GetStatusResponse.appliance:type_name -> shadowcast.v1.Appliance
@@ -1099,32 +1110,33 @@ var file_api_v1_operator_proto_depIdxs = []int32{
 	24, // 9: shadowcast.v1.WatchEventsRequest.since:type_name -> google.protobuf.Timestamp
 	25, // 10: shadowcast.v1.WatchEventsResponse.event:type_name -> shadowcast.v1.Event
 	20, // 11: shadowcast.v1.GetPeersResponse.peers:type_name -> shadowcast.v1.Peer
-	26, // 12: shadowcast.v1.GetBGPResponse.level:type_name -> shadowcast.v1.BGPLevel
-	27, // 13: shadowcast.v1.GetBGPResponse.peers:type_name -> shadowcast.v1.BGPPeer
-	28, // 14: shadowcast.v1.GetBGPResponse.announcements:type_name -> shadowcast.v1.Announcement
-	0,  // 15: shadowcast.v1.OperatorService.GetStatus:input_type -> shadowcast.v1.GetStatusRequest
-	2,  // 16: shadowcast.v1.OperatorService.ListSlots:input_type -> shadowcast.v1.ListSlotsRequest
-	4,  // 17: shadowcast.v1.OperatorService.GetSlot:input_type -> shadowcast.v1.GetSlotRequest
-	6,  // 18: shadowcast.v1.OperatorService.ListSessions:input_type -> shadowcast.v1.ListSessionsRequest
-	8,  // 19: shadowcast.v1.OperatorService.GetSession:input_type -> shadowcast.v1.GetSessionRequest
-	10, // 20: shadowcast.v1.OperatorService.Handover:input_type -> shadowcast.v1.HandoverRequest
-	12, // 21: shadowcast.v1.OperatorService.WatchEvents:input_type -> shadowcast.v1.WatchEventsRequest
-	14, // 22: shadowcast.v1.OperatorService.GetPeers:input_type -> shadowcast.v1.GetPeersRequest
-	16, // 23: shadowcast.v1.OperatorService.GetBGP:input_type -> shadowcast.v1.GetBGPRequest
-	1,  // 24: shadowcast.v1.OperatorService.GetStatus:output_type -> shadowcast.v1.GetStatusResponse
-	3,  // 25: shadowcast.v1.OperatorService.ListSlots:output_type -> shadowcast.v1.ListSlotsResponse
-	5,  // 26: shadowcast.v1.OperatorService.GetSlot:output_type -> shadowcast.v1.GetSlotResponse
-	7,  // 27: shadowcast.v1.OperatorService.ListSessions:output_type -> shadowcast.v1.ListSessionsResponse
-	9,  // 28: shadowcast.v1.OperatorService.GetSession:output_type -> shadowcast.v1.GetSessionResponse
-	11, // 29: shadowcast.v1.OperatorService.Handover:output_type -> shadowcast.v1.HandoverResponse
-	13, // 30: shadowcast.v1.OperatorService.WatchEvents:output_type -> shadowcast.v1.WatchEventsResponse
-	15, // 31: shadowcast.v1.OperatorService.GetPeers:output_type -> shadowcast.v1.GetPeersResponse
-	17, // 32: shadowcast.v1.OperatorService.GetBGP:output_type -> shadowcast.v1.GetBGPResponse
-	24, // [24:33] is the sub-list for method output_type
-	15, // [15:24] is the sub-list for method input_type
-	15, // [15:15] is the sub-list for extension type_name
-	15, // [15:15] is the sub-list for extension extendee
-	0,  // [0:15] is the sub-list for field type_name
+	26, // 12: shadowcast.v1.GetPeersResponse.refusals:type_name -> shadowcast.v1.Refusal
+	27, // 13: shadowcast.v1.GetBGPResponse.level:type_name -> shadowcast.v1.BGPLevel
+	28, // 14: shadowcast.v1.GetBGPResponse.peers:type_name -> shadowcast.v1.BGPPeer
+	29, // 15: shadowcast.v1.GetBGPResponse.announcements:type_name -> shadowcast.v1.Announcement
+	0,  // 16: shadowcast.v1.OperatorService.GetStatus:input_type -> shadowcast.v1.GetStatusRequest
+	2,  // 17: shadowcast.v1.OperatorService.ListSlots:input_type -> shadowcast.v1.ListSlotsRequest
+	4,  // 18: shadowcast.v1.OperatorService.GetSlot:input_type -> shadowcast.v1.GetSlotRequest
+	6,  // 19: shadowcast.v1.OperatorService.ListSessions:input_type -> shadowcast.v1.ListSessionsRequest
+	8,  // 20: shadowcast.v1.OperatorService.GetSession:input_type -> shadowcast.v1.GetSessionRequest
+	10, // 21: shadowcast.v1.OperatorService.Handover:input_type -> shadowcast.v1.HandoverRequest
+	12, // 22: shadowcast.v1.OperatorService.WatchEvents:input_type -> shadowcast.v1.WatchEventsRequest
+	14, // 23: shadowcast.v1.OperatorService.GetPeers:input_type -> shadowcast.v1.GetPeersRequest
+	16, // 24: shadowcast.v1.OperatorService.GetBGP:input_type -> shadowcast.v1.GetBGPRequest
+	1,  // 25: shadowcast.v1.OperatorService.GetStatus:output_type -> shadowcast.v1.GetStatusResponse
+	3,  // 26: shadowcast.v1.OperatorService.ListSlots:output_type -> shadowcast.v1.ListSlotsResponse
+	5,  // 27: shadowcast.v1.OperatorService.GetSlot:output_type -> shadowcast.v1.GetSlotResponse
+	7,  // 28: shadowcast.v1.OperatorService.ListSessions:output_type -> shadowcast.v1.ListSessionsResponse
+	9,  // 29: shadowcast.v1.OperatorService.GetSession:output_type -> shadowcast.v1.GetSessionResponse
+	11, // 30: shadowcast.v1.OperatorService.Handover:output_type -> shadowcast.v1.HandoverResponse
+	13, // 31: shadowcast.v1.OperatorService.WatchEvents:output_type -> shadowcast.v1.WatchEventsResponse
+	15, // 32: shadowcast.v1.OperatorService.GetPeers:output_type -> shadowcast.v1.GetPeersResponse
+	17, // 33: shadowcast.v1.OperatorService.GetBGP:output_type -> shadowcast.v1.GetBGPResponse
+	25, // [25:34] is the sub-list for method output_type
+	16, // [16:25] is the sub-list for method input_type
+	16, // [16:16] is the sub-list for extension type_name
+	16, // [16:16] is the sub-list for extension extendee
+	0,  // [0:16] is the sub-list for field type_name
 }
 
 func init() { file_api_v1_operator_proto_init() }
@@ -1132,6 +1144,7 @@ func file_api_v1_operator_proto_init() {
 	if File_api_v1_operator_proto != nil {
 		return
 	}
+	file_api_v1_refusal_proto_init()
 	file_api_v1_types_proto_init()
 	file_api_v1_operator_proto_msgTypes[11].OneofWrappers = []any{
 		(*HandoverResponse_Progress)(nil),

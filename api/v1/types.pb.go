@@ -1733,7 +1733,12 @@ type Peer struct {
 	FleetDigestEqual bool `protobuf:"varint,14,opt,name=fleet_digest_equal,json=fleetDigestEqual,proto3" json:"fleet_digest_equal,omitempty"`
 	Draining         bool `protobuf:"varint,15,opt,name=draining,proto3" json:"draining,omitempty"`
 	// Why it is not up.
-	Reason        string `protobuf:"bytes,16,opt,name=reason,proto3" json:"reason,omitempty"`
+	Reason string `protobuf:"bytes,16,opt,name=reason,proto3" json:"reason,omitempty"`
+	// It has told us its version and configuration; otherwise version,
+	// protocol_version and fleet_digest_equal say nothing.
+	Described bool `protobuf:"varint,17,opt,name=described,proto3" json:"described,omitempty"`
+	// Share of our probes to it that are lost, as its echoes tell, 0 to 1.
+	LossOut       float64 `protobuf:"fixed64,18,opt,name=loss_out,json=lossOut,proto3" json:"loss_out,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1878,6 +1883,20 @@ func (x *Peer) GetReason() string {
 		return x.Reason
 	}
 	return ""
+}
+
+func (x *Peer) GetDescribed() bool {
+	if x != nil {
+		return x.Described
+	}
+	return false
+}
+
+func (x *Peer) GetLossOut() float64 {
+	if x != nil {
+		return x.LossOut
+	}
+	return 0
 }
 
 type Claim struct {
@@ -2263,7 +2282,7 @@ const file_api_v1_types_proto_rawDesc = "" +
 	"attributes\x1a=\n" +
 	"\x0fAttributesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xd3\x04\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x8c\x05\n" +
 	"\x04Peer\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04site\x18\x02 \x01(\tR\x04site\x12\x18\n" +
@@ -2282,7 +2301,9 @@ const file_api_v1_types_proto_rawDesc = "" +
 	"\vreplication\x18\r \x01(\x0e2\x1f.shadowcast.v1.ReplicationStateR\vreplication\x12,\n" +
 	"\x12fleet_digest_equal\x18\x0e \x01(\bR\x10fleetDigestEqual\x12\x1a\n" +
 	"\bdraining\x18\x0f \x01(\bR\bdraining\x12\x16\n" +
-	"\x06reason\x18\x10 \x01(\tR\x06reason\"3\n" +
+	"\x06reason\x18\x10 \x01(\tR\x06reason\x12\x1c\n" +
+	"\tdescribed\x18\x11 \x01(\bR\tdescribed\x12\x19\n" +
+	"\bloss_out\x18\x12 \x01(\x01R\alossOut\"3\n" +
 	"\x05Claim\x12\x12\n" +
 	"\x04slot\x18\x01 \x01(\rR\x04slot\x12\x16\n" +
 	"\x06ticket\x18\x02 \x01(\x04R\x06ticket\"\x8a\x02\n" +

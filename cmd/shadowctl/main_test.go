@@ -127,9 +127,14 @@ func fakeFleet() *operatortest.Fake {
 	f.Peer = []*v1.Peer{
 		{
 			Name: "fra", Site: "frankfurt", Address: "192.0.2.12", State: v1.PeerState_PEER_STATE_UP, Rtt: ms(7), Jitter: ms(1), Loss: 0.004, LastHeard: timestamppb.Now(),
-			Claims: []*v1.Claim{{Slot: 2, Ticket: 2}}, ProtocolVersion: 1, Version: "v0.1.0", Replication: v1.ReplicationState_REPLICATION_STATE_STREAMING, FleetDigestEqual: true,
+			Claims: []*v1.Claim{{Slot: 2, Ticket: 2}}, ProtocolVersion: 1, Version: "v0.1.0", Replication: v1.ReplicationState_REPLICATION_STATE_STREAMING, FleetDigestEqual: true, Described: true,
+			LossOut: 0.02,
 		},
 		{Name: "lhr", Site: "london", Address: "192.0.2.13", State: v1.PeerState_PEER_STATE_REFUSED, Loss: 1, Reason: "certificate of another fleet"},
+	}
+	f.Refuse = []*v1.Refusal{
+		{Channel: "replication", Reason: "certificate of another fleet", Peer: "lhr", Source: "192.0.2.13", Count: 7, Detail: "refuse peer: not of this fleet", First: at, Last: timestamppb.Now()},
+		{Channel: "probe", Reason: "unknown sender", Peer: "mallory", Source: "198.51.100.66", Count: 3, First: at, Last: timestamppb.Now()},
 	}
 	f.Speak = &v1.GetBGPResponse{
 		Enabled: true, Asn: 64512, RouterId: "192.0.2.11", Level: v1.BGPLevel_BGP_LEVEL_NORMAL,

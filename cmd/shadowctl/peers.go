@@ -17,7 +17,10 @@ func peersCommand(a *app) *cobra.Command {
 		Use:   "peers",
 		Short: "Show the other appliances as this one sees them",
 		Long: `Show the other appliances as this one sees them: probes, replication, what they
-own, and why one is refused. CONFIG says whether its fleet section equals ours.`,
+own, and what of it was refused. CONFIG says whether its fleet section equals
+ours; LOSS is the share of probes lost from it and to it, REPLICATION the least
+advanced stream between the two. The second table counts refusals by reason,
+peer and address: names of refused senders are seldom authentic.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			r, err := ask(cmd.Context(), a, func(ctx context.Context, c v1.OperatorServiceClient) (*v1.GetPeersResponse, error) {
@@ -29,13 +32,27 @@ own, and why one is refused. CONFIG says whether its fleet section equals ours.`
 			if a.json() {
 				return a.printJSON(r)
 			}
-			return printPeers(a.out, r.Peers)
+			refused := map[string]uint64{}
+			for _, x := range r.Refusals {
+				refused[x.Peer] += x.Count
+			}
+			if err := printPeers(a.out, r.Peers, refused); err != nil || len(r.Refusals) == 0 {
+				return err
+			}
+			fmt.Fprintln(a.out)
+			return printRefusals(a.out, r.Refusals)
 		},
 	}
 }
 
-func printPeers(w io.Writer, peers []*v1.Peer) error {
-	t := newTable("PEER", "SITE", "ADDRESS", "STATE", "RTT", "JITTER", "LOSS", "HEARD", "OWNS", "REPLICATION", "CONFIG", "VERSION", "REASON")
+// printPeers prints the peers; refused, if not nil, are the refusals under each
+// peer's name.
+func printPeers(w io.Writer, peers []*v1.Peer, refused map[string]uint64) error {
+	head := []string{"PEER", "SITE", "ADDRESS", "STATE", "RTT", "JITTER", "LOSS", "HEARD", "OWNS", "REPLICATION", "CONFIG", "VERSION", "REASON"}
+	if refused != nil {
+		head = append(head, "REFUSED")
+	}
+	t := newTable(head...)
 	for _, p := range peers {
 		heard := "never"
 		if p.LastHeard != nil {
@@ -45,16 +62,31 @@ func printPeers(w io.Writer, peers []*v1.Peer) error {
 		for _, c := range p.Claims {
 			owns = append(owns, fmt.Sprint(c.Slot))
 		}
-		digest := "equal"
-		if !p.FleetDigestEqual {
-			digest = "differs"
+		digest, version := "unknown", "unknown"
+		if p.Described {
+			digest, version = "differs", fmt.Sprintf("%s/%d", p.Version, p.ProtocolVersion)
+			if p.FleetDigestEqual {
+				digest = "equal"
+			}
 		}
 		state := word("PEER_STATE", p.State)
 		if p.Draining {
 			state += ", draining"
 		}
-		t.add(p.Name, p.Site, p.Address, state, span(p.Rtt), span(p.Jitter), fmt.Sprintf("%.1f%%", 100*p.Loss), heard,
-			strings.Join(owns, " "), word("REPLICATION_STATE", p.Replication), digest, p.Version, p.Reason)
+		cells := []string{p.Name, p.Site, p.Address, state, span(p.Rtt), span(p.Jitter), fmt.Sprintf("%.1f%%/%.1f%%", 100*p.Loss, 100*p.LossOut), heard,
+			strings.Join(owns, " "), word("REPLICATION_STATE", p.Replication), digest, version, p.Reason}
+		if refused != nil {
+			cells = append(cells, fmt.Sprint(refused[p.Name]))
+		}
+		t.add(cells...)
+	}
+	return t.print(w)
+}
+
+func printRefusals(w io.Writer, refusals []*v1.Refusal) error {
+	t := newTable("REFUSED ON", "REASON", "PEER", "SOURCE", "COUNT", "LAST", "DETAIL")
+	for _, r := range refusals {
+		t.add(r.Channel, r.Reason, r.Peer, r.Source, fmt.Sprint(r.Count), short(time.Since(r.Last.AsTime()))+" ago", r.Detail)
 	}
 	return t.print(w)
 }

@@ -41,7 +41,7 @@ its owner. The last column says why something is not as it should be.`,
 				return nil
 			}
 			fmt.Fprintln(a.out)
-			return printPeers(a.out, st.Peers)
+			return printPeers(a.out, st.Peers, nil)
 		},
 	}
 }

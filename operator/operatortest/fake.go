@@ -26,9 +26,11 @@ type Session struct {
 
 // Fake is all sources of an operator.Backend. Fill its fields before use.
 type Fake struct {
-	Node  *v1.Appliance
-	Peer  []*v1.Peer
-	Speak *v1.GetBGPResponse
+	Node *v1.Appliance
+	Peer []*v1.Peer
+	// Refuse is what was refused.
+	Refuse []*v1.Refusal
+	Speak  *v1.GetBGPResponse
 	// Err, when set, is the answer to every question.
 	Err error
 	// Gate, when set, holds every handover in its drain phase until it is closed
@@ -49,12 +51,14 @@ func New(node *v1.Appliance, slots []*v1.Slot, sessions []Session) *Fake {
 
 // Backend returns f in all its roles.
 func (f *Fake) Backend() operator.Backend {
-	return operator.Backend{Status: f, Slots: f, Sessions: f, Drains: Drains{f}, UpgradeLock: &UpgradeLock{Fake: f}, ShadowSets: ShadowSets{f}, Registrars: &Registrars{Fake: f}}
+	return operator.Backend{Status: f, Slots: f, Sessions: f, Drains: Drains{f}, UpgradeLock: &UpgradeLock{Fake: f}, ShadowSets: ShadowSets{f}, Registrars: &Registrars{Fake: f}, Refusals: f}
 }
 
 func (f *Fake) Appliance(context.Context) (*v1.Appliance, error) { return f.Node, f.Err }
 
 func (f *Fake) Peers(context.Context) ([]*v1.Peer, error) { return f.Peer, f.Err }
+
+func (f *Fake) Refusals(context.Context) ([]*v1.Refusal, error) { return f.Refuse, f.Err }
 
 func (f *Fake) BGP(context.Context) (*v1.GetBGPResponse, error) { return f.Speak, f.Err }
 

@@ -26,6 +26,7 @@ import (
 	"github.com/shadowcast/shadowcast/sa/steer"
 	"github.com/shadowcast/shadowcast/ssm"
 	"github.com/shadowcast/shadowcast/ssm/peer"
+	"github.com/shadowcast/shadowcast/ssm/refusal"
 )
 
 // tickInterval drives the core's timers: once in a probe interval, so that one
@@ -72,6 +73,8 @@ type Appliance struct {
 	hitsSeen    map[sa.Slot]uint64
 	upgradeLock *upgradeLock
 	health      *monitor
+	refusals    *refusal.Table
+	about       *descriptions
 
 	incarnation uint64
 	alone       atomic.Bool // the core hears no other appliance
@@ -87,6 +90,7 @@ func New(cfg *config.Config, version string, log *slog.Logger) (*Appliance, erro
 		asks: make(chan func(*ssm.Core)), scribe: newQueue(), slots: map[sa.Slot]*slotRuntime{}, hitsSeen: map[sa.Slot]uint64{}}
 	a.events = &journal{log: operator.NewEvents(cfg.Node, 10_000, log)}
 	a.moves = newMoveLog()
+	a.refusals = newRefusals(a)
 	for _, d := range []string{cfg.RunDir, cfg.StateDir} {
 		if err := os.MkdirAll(d, 0o700); err != nil {
 			return nil, fmt.Errorf("create directory: %w", err)
@@ -117,6 +121,9 @@ func New(cfg *config.Config, version string, log *slog.Logger) (*Appliance, erro
 		return nil, err
 	}
 	a.upgradeLock = newUpgradeLock(a)
+	if a.about, err = newDescriptions(a); err != nil {
+		return nil, err
+	}
 	a.health = newMonitor(a)
 	a.steering = newSteering(a)
 	a.authority = newAuthority(a)
@@ -197,7 +204,7 @@ func (a *Appliance) Run(ctx context.Context) error {
 			addrs[p.Name] = p.Probe()
 		}
 	}
-	a.peers, err = peer.Open(peer.Config{Self: a.cfg.Node, Incarnation: uint64(time.Now().UnixNano()), Listen: me.Probe(), FleetKey: key, Peers: addrs, Logger: a.log})
+	a.peers, err = peer.Open(peer.Config{Self: a.cfg.Node, Incarnation: uint64(time.Now().UnixNano()), Listen: me.Probe(), FleetKey: key, Peers: addrs, Logger: a.log, Refused: a.refusedDatagram})
 	if err != nil {
 		return err
 	}
@@ -217,6 +224,7 @@ func (a *Appliance) Run(ctx context.Context) error {
 	g.Go(func() error { return a.fabric.Run(gctx) })
 	g.Go(func() error { return a.replicas.run(gctx) })
 	g.Go(func() error { return a.registrars.run(gctx) })
+	g.Go(func() error { return a.about.run(gctx) })
 	g.Go(func() error { return a.routes.run(gctx) })
 	g.Go(func() error { return a.watchRoutes(gctx) })
 	g.Go(func() error { return a.serveOperator(gctx) })
@@ -358,19 +366,27 @@ func (a *Appliance) ask(ctx context.Context, f func(*ssm.Core)) error {
 }
 
 func (a *Appliance) fromPeer(in peer.Inbound) {
-	if in.Kind == leaseKind {
+	if in.Restarted {
+		a.about.tell(in.From)
+	}
+	refuse := func(reason, detail string) {
+		a.refusals.Add(refusal.Key{Channel: fromProbes, Reason: reason, Peer: in.From, Source: in.Source.Addr()}, detail, in.At)
+	}
+	switch in.Kind {
+	case leaseKind:
 		a.upgradeLock.fromPeer(in.From, in.Payload)
-		return
+	case aboutKind:
+		a.about.fromPeer(in)
+	case messageKind:
+		var m ssm.Message
+		if err := json.Unmarshal(in.Payload, &m); err != nil {
+			refuse("malformed", err.Error())
+			return
+		}
+		a.post(ssm.EvMessage{From: ssm.Node(in.From), Msg: m})
+	default:
+		refuse("unknown kind", fmt.Sprintf("datagram kind %d is not known here", in.Kind))
 	}
-	if in.Kind != messageKind {
-		return
-	}
-	var m ssm.Message
-	if err := json.Unmarshal(in.Payload, &m); err != nil {
-		a.problem(0, "read a message of "+in.From, err)
-		return
-	}
-	a.post(ssm.EvMessage{From: ssm.Node(in.From), Msg: m})
 }
 
 func (a *Appliance) fromSteering(e steer.Event) {

@@ -24,7 +24,7 @@ import (
 
 // serveOperator answers shadowctl until ctx ends.
 func (a *Appliance) serveOperator(ctx context.Context) error {
-	s := operator.NewServer(a.cfg.Socket(), operator.Backend{Status: backend{a}, Slots: backend{a}, Sessions: backend{a}, Drains: drains{a}, UpgradeLock: a.upgradeLock, Health: a.health, ShadowSets: shadowSets{a}, Registrars: a.registrars}, a.events.log)
+	s := operator.NewServer(a.cfg.Socket(), operator.Backend{Status: backend{a}, Slots: backend{a}, Sessions: backend{a}, Drains: drains{a}, UpgradeLock: a.upgradeLock, Health: a.health, ShadowSets: shadowSets{a}, Registrars: a.registrars, Refusals: refusalList{a}}, a.events.log)
 	s.SetServing(true)
 	return s.Run(ctx)
 }
@@ -63,7 +63,7 @@ func (b backend) Peers(ctx context.Context) ([]*v1.Peer, error) {
 	for _, p := range v.Peers {
 		cfg := a.appliance(string(p.Node))
 		x := &v1.Peer{Name: cfg.Name, Site: cfg.Site, Address: cfg.Address.String(), Boot: uintText(p.Incarnation), State: v1.PeerState_PEER_STATE_UP,
-			ProtocolVersion: uint32(replica.ProtocolVersion), Draining: p.Standing >= ssm.StandingDraining}
+			Draining: p.Standing >= ssm.StandingDraining}
 		switch {
 		case p.Heard.IsZero():
 			x.State, x.Reason = v1.PeerState_PEER_STATE_DOWN, "never heard"
@@ -77,8 +77,18 @@ func (b backend) Peers(ctx context.Context) ([]*v1.Peer, error) {
 			x.LastHeard = timestamppb.New(p.Heard)
 		}
 		if st, ok := a.peers.Stats(cfg.Name); ok {
-			x.Rtt, x.Jitter, x.Loss = durationpb.New(st.RTT), durationpb.New(st.Jitter), st.LossIn
+			x.Loss, x.LossOut = st.LossIn, st.LossOut
+			if st.Samples > 0 {
+				x.Rtt, x.Jitter = durationpb.New(st.RTT), durationpb.New(st.Jitter)
+			}
 		}
+		if x.State != v1.PeerState_PEER_STATE_UP {
+			if r, ok := a.refusals.Latest(cfg.Name); ok && time.Since(r.Last) < refusedFor {
+				x.State, x.Reason = v1.PeerState_PEER_STATE_REFUSED, x.Reason+"; "+r.Channel+" refused: "+r.Reason
+			}
+		}
+		x.Replication = a.replicationWith(cfg.Name, v)
+		a.about.fill(x)
 		for _, s := range v.Slots {
 			if s.Owner == p.Node {
 				x.Claims = append(x.Claims, &v1.Claim{Slot: uint32(s.Slot), Ticket: uint64(s.Ticket)})
@@ -235,6 +245,11 @@ func (a *Appliance) slotCounters(n sa.Slot, r *slotRuntime) map[string]uint64 {
 	if l := r.linked.Load(); l != nil {
 		st := l.Stats()
 		out["ha_received"], out["ha_undecodable"], out["ha_dropped"], out["ha_sent"] = st.Received, st.Undecodable, st.KernelDrops+st.PeerDrops, st.Sent
+	}
+	if st := r.ledgerStats.Load(); st != nil {
+		out["ledger_applied"], out["ledger_ignored"], out["ledger_duplicates"], out["ledger_unknown"] = st.Applied, st.Ignored, st.Duplicates, st.Unknown
+		out["ledger_malformed"], out["ledger_limits"], out["ledger_half_open"], out["ledger_committed"] = st.Malformed, st.Limits, st.HalfOpen, st.Committed
+		out["ledger_dropped"], out["ledger_suspects"], out["ledger_conflicts"] = st.Dropped, st.Suspects, st.Conflicts
 	}
 	if d, err := a.host.Drops(n); err == nil {
 		out["fence_dropped_in"], out["fence_dropped_out"], out["fence_dropped_barred"] = d.Ingress, d.Egress, d.Barred

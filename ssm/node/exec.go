@@ -41,6 +41,8 @@ func (a *Appliance) execute(actions []ssm.Action) {
 			time.AfterFunc(x.In, func() { a.post(ssm.EvTick{}) })
 		case ssm.ActReport:
 			a.record(x)
+		case ssm.ActRefuse:
+			a.refusedMessage(x)
 		default:
 			a.toSlot(act)
 		}

@@ -73,7 +73,9 @@ func newRegistrars(a *Appliance, issuedBefore map[sa.Slot]sa.Ticket) (*registrar
 	x.peers = registrar.NewGRPC(func(n string) (netip.AddrPort, bool) {
 		p := a.appliance(n)
 		return p.Registrar(), p.Address.IsValid()
-	}, func(n string) *tls.Config { return a.identity.ClientTLS(n) }, replica.Dial)
+	}, func(n string) *tls.Config { return a.identity.ClientTLS(n) }, func(n string, at netip.AddrPort, cfg *tls.Config) (*grpc.ClientConn, error) {
+		return replica.DialWatched(n, at, cfg, func(source netip.Addr, err error) { a.refusedHandshake(fromRegistrars, n, source, err) })
+	})
 	c := registrar.Config{Self: a.cfg.Node, Dir: filepath.Join(a.cfg.StateDir, "registrar"), Listed: a.cfg.Fleet.Registrars, Peers: x.peers, Logger: a.log,
 		Seen: func(ctx context.Context) (map[sa.Slot]sa.Ticket, error) {
 			seen := maps.Clone(issuedBefore)
@@ -94,7 +96,7 @@ func newRegistrars(a *Appliance, issuedBefore map[sa.Slot]sa.Ticket) (*registrar
 	if x.log, err = registrar.New(c); err != nil {
 		return nil, err
 	}
-	if x.server, err = replica.NewServer(a.identity.ServerTLS(a.known)); err != nil {
+	if x.server, err = replica.NewServer(a.identity.ServerTLS(a.known), func(source netip.Addr, err error) { a.refusedHandshake(fromRegistrars, "", source, err) }); err != nil {
 		return nil, err
 	}
 	x.log.Register(x.server, func(ctx context.Context) (string, error) { return replica.NameOf(ctx, pki.PeerName) })

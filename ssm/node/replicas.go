@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"iter"
 	"net"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -30,11 +31,11 @@ type replicas struct {
 func newReplicas(a *Appliance) (*replicas, error) {
 	x := &replicas{a: a}
 	var err error
-	x.receiver, err = replica.NewReceiver(replica.ReceiverConfig{Self: a.cfg.Node, Sink: sink{a}, Authority: a.authority.check, PeerName: pki.PeerName, Legacy: legacy, Logger: a.log})
+	x.receiver, err = replica.NewReceiver(replica.ReceiverConfig{Self: a.cfg.Node, Sink: sink{a}, Authority: a.authority.check, PeerName: pki.PeerName, Legacy: legacy, OnRefused: a.refusedStream, Logger: a.log})
 	if err != nil {
 		return nil, err
 	}
-	if x.server, err = replica.NewServer(a.identity.ServerTLS(a.known)); err != nil {
+	if x.server, err = replica.NewServer(a.identity.ServerTLS(a.known), func(source netip.Addr, err error) { a.refusedHandshake(fromReplication, "", source, err) }); err != nil {
 		return nil, err
 	}
 	x.receiver.Register(x.server)
@@ -61,6 +62,9 @@ func (x *replicas) publisher(n sa.Slot, t sa.Ticket) (*replica.Publisher, error)
 	return replica.NewPublisher(replica.PublisherConfig{
 		Slot: n, Ticket: t, Self: a.cfg.Node, Incarnation: a.incarnation, PeerName: pki.PeerName, Legacy: legacy, Logger: a.log,
 		TLS: func(shadow string) *tls.Config { return a.identity.ClientTLS(shadow) },
+		HandshakeFailed: func(shadow string, source netip.Addr, err error) {
+			a.refusedHandshake(fromReplication, shadow, source, err)
+		},
 		OnReady: func(shadow string, ready bool, reason string) {
 			a.post(ssm.EvReplica{Slot: n, Shadow: ssm.Node(shadow), Ready: ready})
 			a.log.Info("replication", "slot", n, "shadow", shadow, "ready", ready, "reason", reason)

@@ -80,8 +80,10 @@ type slotRuntime struct {
 	// published and linked are pub and link for readers outside.
 	published atomic.Pointer[replica.Publisher]
 	linked    atomic.Pointer[charon.Link]
-	group     *errgroup.Group
-	ctx       context.Context
+	// ledgerStats are those of the ledger at the last tick; nil before it was one.
+	ledgerStats atomic.Pointer[session.Stats]
+	group       *errgroup.Group
+	ctx         context.Context
 }
 
 func newRuntime(a *Appliance, c config.Slot) *slotRuntime {
@@ -314,6 +316,8 @@ func (r *slotRuntime) onTick() {
 	case modeOwner:
 		now := time.Now()
 		r.output(r.ledger.Tick(now))
+		stats := r.ledger.Stats()
+		r.ledgerStats.Store(&stats)
 		r.forgetSuspects(now)
 		r.rekeyDue(now)
 		r.auditDue(now)

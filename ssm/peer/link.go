@@ -37,7 +37,7 @@ type link struct {
 
 	sent, received, sendErrors uint64
 	refused                    Refused
-	log                        limiter
+	moved                      time.Duration // when a change of the source was last logged
 
 	out [maxDatagram]byte
 	ad  [fixedHeader + 2*MaxName]byte

@@ -33,6 +33,9 @@ type Config struct {
 	FleetKey    sa.Key         // shared by the fleet, at least MinKey octets
 	Peers       map[string]netip.AddrPort
 	Logger      *slog.Logger // nil: slog.Default
+	// Refused is called for each datagram that was refused, from Run; nil: nobody
+	// is told. claimed is the name that the sender gave itself, any octets.
+	Refused func(claimed string, source netip.AddrPort, r Reason)
 }
 
 // Inbound is a datagram that passed every check.
@@ -60,7 +63,6 @@ type Transport struct {
 	links   map[string]*link
 	strayMu sync.Mutex
 	stray   Refused // without a configured peer to count them at
-	strays  limiter
 }
 
 // destination is a peer's address in the shape sendto wants, so that sending
@@ -312,11 +314,8 @@ func (t *Transport) receive(b []byte, from netip.AddrPort, handle func(Inbound))
 		}
 		t.strayMu.Lock()
 		t.stray[r]++
-		say := t.strays.allow(r, time.Since(t.started))
 		t.strayMu.Unlock()
-		if say {
-			t.log.Warn("peer datagram refused", "peer", string(h.sender), "source", from, "reason", r)
-		}
+		t.refused(string(h.sender), from, r)
 		return
 	}
 	in := Inbound{From: l.name, Kind: h.kind, Incarnation: h.incarnation, Source: from, At: time.Now()}
@@ -330,24 +329,26 @@ func (t *Transport) receive(b []byte, from netip.AddrPort, handle func(Inbound))
 	if r == accepted || r == ReasonUnconfirmed {
 		l.source, l.lastHeard = from, in.At
 	}
-	say := false
 	if r == accepted {
 		l.received++
 	} else {
 		l.refused[r]++
-		say = r != ReasonUnconfirmed && l.log.allow(r, now)
 	}
 	var answerErr error
 	if o.answer {
 		answerErr = t.send(l, kindEcho, nil)
 	}
-	moved := l.source != was && was.IsValid() && l.log.allow(accepted, now)
+	moved := l.source != was && was.IsValid() && (l.moved == 0 || now-l.moved >= time.Minute)
+	if moved {
+		l.moved = max(now, 1)
+	}
 	source, incarnation := l.source, l.incarnation
 	l.mu.Unlock()
 
+	if r != accepted {
+		t.refused(l.name, from, r)
+	}
 	switch {
-	case say:
-		t.log.Warn("peer datagram refused", "peer", l.name, "source", from, "reason", r)
 	case incarnation != wasIncarnation:
 		t.log.Info("peer incarnation heard", "peer", l.name, "incarnation", incarnation, "source", source)
 	case moved:
@@ -362,13 +363,9 @@ func (t *Transport) receive(b []byte, from netip.AddrPort, handle func(Inbound))
 	}
 }
 
-// limiter lets one line a minute pass for each reason.
-type limiter [reasons]time.Duration
-
-func (m *limiter) allow(r Reason, now time.Duration) bool {
-	if m[r] != 0 && now-m[r] < time.Minute {
-		return false
+// refused tells of a datagram that was refused.
+func (t *Transport) refused(claimed string, from netip.AddrPort, r Reason) {
+	if t.cfg.Refused != nil {
+		t.cfg.Refused(claimed, from, r)
 	}
-	m[r] = max(now, 1)
-	return true
 }

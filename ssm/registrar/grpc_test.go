@@ -78,7 +78,7 @@ func wire(t *testing.T, names ...string) *wired {
 		if err != nil {
 			t.Fatal(err)
 		}
-		srv, err := replica.NewServer(w.ids[n].ServerTLS(nil))
+		srv, err := replica.NewServer(w.ids[n].ServerTLS(nil), nil)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -57,7 +57,7 @@ func readHello(m *peerv1.Hello, self string) (version uint32, err error) {
 		return 0, errors.New("the first message is not a greeting")
 	}
 	if v, least := m.GetProtocolVersion(), m.GetMinProtocolVersion(); least > v || least > ProtocolVersion || v < MinProtocolVersion {
-		return 0, fmt.Errorf("owner speaks protocol versions %d to %d, this appliance %d to %d", least, v, MinProtocolVersion, ProtocolVersion)
+		return 0, kindError{KindVersion, fmt.Errorf("owner speaks protocol versions %d to %d, this appliance %d to %d", least, v, MinProtocolVersion, ProtocolVersion)}
 	}
 	if err := readClaim(m.GetSlot(), m.GetTicket(), m.GetOwner(), m.GetIncarnation()); err != nil {
 		return 0, err
@@ -66,7 +66,7 @@ func readHello(m *peerv1.Hello, self string) (version uint32, err error) {
 		return 0, errors.New("epoch is 0")
 	}
 	if m.GetShadow() != self {
-		return 0, fmt.Errorf("stream is meant for %.80q, this is %s", m.GetShadow(), self)
+		return 0, kindError{KindName, fmt.Errorf("stream is meant for %.80q, this is %s", m.GetShadow(), self)}
 	}
 	if m.GetOwner() == self {
 		return 0, fmt.Errorf("owner %s shadows itself", self)

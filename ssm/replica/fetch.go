@@ -92,18 +92,15 @@ var errWrongName = errors.New("not the appliance that was asked for")
 
 // Fetch serves the sessions of a slot to its owner.
 func (r *Receiver) Fetch(req *peerv1.FetchRequest, stream peerv1.Replica_FetchServer) error {
-	from := "unknown"
-	if name, err := NameOf(stream.Context(), r.cfg.PeerName); err == nil {
-		from = name
-	}
+	ctx := stream.Context()
 	if v := req.GetProtocolVersion(); v < MinProtocolVersion || v > ProtocolVersion || v < packedSince && r.cfg.Legacy == nil {
-		return r.refuse("greeting", from, status.Errorf(codes.InvalidArgument, "fetch with protocol version %d, spoken are %d to %d", v, MinProtocolVersion, ProtocolVersion))
+		return r.refuse(ctx, KindVersion, status.Errorf(codes.InvalidArgument, "fetch with protocol version %d, spoken are %d to %d", v, MinProtocolVersion, ProtocolVersion))
 	}
 	if err := readClaim(req.GetSlot(), req.GetTicket(), req.GetOwner(), req.GetIncarnation()); err != nil {
-		return r.refuse("greeting", from, status.Errorf(codes.InvalidArgument, "read fetch request: %v", err))
+		return r.refuse(ctx, KindGreeting, status.Errorf(codes.InvalidArgument, "read fetch request: %v", err))
 	}
-	if err := r.certified(stream.Context(), req.Owner); err != nil {
-		return r.refuse("certificate", from, err)
+	if err := r.certified(ctx, req.Owner); err != nil {
+		return r.refuse(ctx, KindName, err)
 	}
 	slot := sa.Slot(req.Slot)
 	st := r.slot(slot)
@@ -111,7 +108,7 @@ func (r *Receiver) Fetch(req *peerv1.FetchRequest, stream peerv1.Replica_FetchSe
 		return status.Error(codes.Unavailable, "shadow is stopping")
 	}
 	if kind, err := r.authorize(st, slot, req.Owner, sa.Ticket(req.Ticket)); err != nil {
-		return r.refuse(kind, from, err)
+		return r.refuse(ctx, kind, err)
 	}
 	var out peerv1.FetchReply
 	n, bytes := uint64(0), 0

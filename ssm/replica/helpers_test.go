@@ -236,6 +236,17 @@ type node struct {
 	srv  *grpc.Server
 	done chan struct{}
 	old  bool // speaks protocol version 1
+
+	mu         sync.Mutex
+	refused    map[string]int // by kind
+	handshakes []error        // that failed
+}
+
+// refusals is how many of a kind there were.
+func (n *node) refusals(kind string) int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.refused[kind]
 }
 
 var quiet = slog.New(slog.DiscardHandler)
@@ -244,7 +255,16 @@ func startNode(t testing.TB, ca *fleetCA, name string, edit ...func(*ReceiverCon
 	t.Helper()
 	n := &node{t: t, name: name, cfg: ca.issue(t, name), sink: newSink(t)}
 	n.rc = ReceiverConfig{Self: name, Sink: n.sink, Logger: quiet,
-		Authority: func(sa.Slot, string, sa.Ticket) error { return nil }}
+		Authority: func(sa.Slot, string, sa.Ticket) error { return nil },
+		OnRefused: func(x Refusal) {
+			n.mu.Lock()
+			defer n.mu.Unlock()
+			n.refused[x.Kind]++
+			if x.Source != netip.MustParseAddr("127.0.0.1") || x.Err == nil {
+				t.Errorf("refusal %+v, want its source and error", x)
+			}
+		}}
+	n.refused = map[string]int{}
 	for _, f := range edit {
 		f(&n.rc)
 	}
@@ -281,7 +301,13 @@ func (n *node) start() {
 		return err == nil
 	})
 	n.addr = l.Addr().(*net.TCPAddr).AddrPort()
-	srv, err := NewServer(n.cfg)
+	srv, err := NewServer(n.cfg, func(source netip.Addr, err error) {
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		if source == netip.MustParseAddr("127.0.0.1") {
+			n.handshakes = append(n.handshakes, err)
+		}
+	})
 	if err != nil {
 		n.t.Fatal(err)
 	}

@@ -116,6 +116,9 @@ func (in *inbound) read(stream peerv1.Replica_ShadowServer, greeted chan<- struc
 				err = in.handle(m)
 			}
 		}
+		if kind := brokenKind(err); kind != "" && !in.isCut() {
+			err = in.r.refuse(stream.Context(), kind, err)
+		}
 	}
 	if errors.Is(err, io.EOF) {
 		err = nil
@@ -137,22 +140,22 @@ func (in *inbound) read(stream peerv1.Replica_ShadowServer, greeted chan<- struc
 func (in *inbound) greet(stream peerv1.Replica_ShadowServer) error {
 	m, err := stream.Recv()
 	if err != nil {
+		if kind := brokenKind(err); kind != "" {
+			err = in.r.refuse(stream.Context(), kind, err)
+		}
 		return err
 	}
 	hello := m.GetHello()
-	from := "unknown"
-	if name, err := NameOf(stream.Context(), in.r.cfg.PeerName); err == nil {
-		from = name
-	}
+	ctx := stream.Context()
 	version, err := readHello(hello, in.r.cfg.Self)
 	if err != nil {
-		return in.r.refuse("greeting", from, status.Errorf(codes.InvalidArgument, "read greeting: %v", err))
+		return in.r.refuse(ctx, kindOf(err), status.Errorf(codes.InvalidArgument, "read greeting: %v", err))
 	}
-	if err := in.r.certified(stream.Context(), hello.Owner); err != nil {
-		return in.r.refuse("certificate", from, err)
+	if err := in.r.certified(ctx, hello.Owner); err != nil {
+		return in.r.refuse(ctx, KindName, err)
 	}
-	if kind, err := in.admit(stream.Context(), hello, version); err != nil {
-		return in.r.refuse(kind, from, err)
+	if kind, err := in.admit(ctx, hello, version); err != nil {
+		return in.r.refuse(ctx, kind, err)
 	}
 	return nil
 }
@@ -163,7 +166,7 @@ func (in *inbound) admit(ctx context.Context, hello *peerv1.Hello, version uint3
 	slot := sa.Slot(hello.Slot)
 	st := in.r.slot(slot)
 	if st == nil {
-		return "stopping", status.Error(codes.Unavailable, "shadow is stopping")
+		return KindStopping, status.Error(codes.Unavailable, "shadow is stopping")
 	}
 	// Ask before waiting, so that a claim with a higher ticket cuts at once.
 	if kind, err := in.r.authorize(st, slot, hello.Owner, sa.Ticket(hello.Ticket)); err != nil {
@@ -175,9 +178,9 @@ func (in *inbound) admit(ctx context.Context, hello *peerv1.Hello, version uint3
 	case st.admit <- struct{}{}:
 		defer func() { <-st.admit }()
 	case <-in.cutc:
-		return "stopping", in.cause()
+		return KindStopping, in.cause()
 	case <-ctx.Done():
-		return "busy", status.Errorf(codes.Unavailable, "slot %d: another stream is being admitted", slot)
+		return KindBusy, status.Errorf(codes.Unavailable, "slot %d: another stream is being admitted", slot)
 	}
 	if kind, err := st.superseded(slot, hello.Owner, sa.Ticket(hello.Ticket)); err != nil {
 		return kind, err
@@ -187,13 +190,13 @@ func (in *inbound) admit(ctx context.Context, hello *peerv1.Hello, version uint3
 	st.mu.Unlock()
 	if prev != nil {
 		if prev.hello.Owner == hello.Owner && prev.hello.Incarnation > hello.Incarnation {
-			return "old incarnation", status.Errorf(codes.FailedPrecondition, "slot %d: a newer incarnation of %s feeds it", slot, hello.Owner)
+			return KindOldIncarnation, status.Errorf(codes.FailedPrecondition, "slot %d: a newer incarnation of %s feeds it", slot, hello.Owner)
 		}
 		st.gate.Lock()
 		prev.cut(status.Errorf(codes.Aborted, "slot %d: replaced by a newer stream of %s", slot, hello.Owner))
 		st.gate.Unlock()
 		if !prev.drained(ctx) {
-			return "busy", status.Errorf(codes.Unavailable, "slot %d: changes of the stream before are still being applied", slot)
+			return KindBusy, status.Errorf(codes.Unavailable, "slot %d: changes of the stream before are still being applied", slot)
 		}
 	}
 	in.slot, in.st = slot, st
@@ -204,7 +207,7 @@ func (in *inbound) admit(ctx context.Context, hello *peerv1.Hello, version uint3
 	}
 	// Raise may have come while we waited: it cut the stream before, not this.
 	if sa.Ticket(hello.Ticket) < st.high {
-		return "superseded", supersededBy(slot, st.high, st.holder)
+		return KindSuperseded, supersededBy(slot, st.high, st.holder)
 	}
 	ack := &peerv1.HelloAck{ProtocolVersion: version}
 	in.mu.Lock()

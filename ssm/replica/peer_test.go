@@ -7,10 +7,16 @@ import (
 	"net"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/mem"
+	"google.golang.org/protobuf/proto"
 
 	peerv1 "github.com/shadowcast/shadowcast/api/peer/v1"
 	"github.com/shadowcast/shadowcast/pki"
@@ -58,6 +64,142 @@ func TestFleetCertificates(t *testing.T) {
 		waitFor(t, x.want, func() bool { return strings.Contains(statusOf(t, p, "fra").Reason, x.want) })
 	}
 	same(t, n.sink, 1, map[string]string{"of ams": "doc"})
+	// A spy that accepts every server gets as far as showing its certificate.
+	for want, cfg := range map[string]*tls.Config{"certificate of another fleet": spy.ClientTLS("fra"), "it refuses us": spy.ClientTLS("fra")} {
+		if want != "it refuses us" {
+			cfg.VerifyConnection = nil
+		}
+		conn, err := tls.Dial("tcp", n.addr.String(), cfg)
+		if err == nil {
+			_, _ = conn.Read(make([]byte, 1)) // TLS 1.3: the refusal comes after the client's handshake
+			conn.Close()
+		}
+		waitFor(t, want, func() bool {
+			n.mu.Lock()
+			defer n.mu.Unlock()
+			return slices.ContainsFunc(n.handshakes, func(err error) bool { return pki.Refusal(err) == want })
+		})
+	}
+}
+
+// Whoever answers at a shadow's address must be it.
+func TestShadowWithAnotherCertificate(t *testing.T) {
+	home, foreign := t.TempDir(), t.TempDir()
+	for _, dir := range []string{home, foreign} {
+		if _, err := pki.Init(dir, pki.Options{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ams := identity(t, home, "ams")
+	for _, x := range []struct {
+		id   *pki.Identity
+		want string
+	}{{identity(t, foreign, "fra"), "certificate of another fleet"}, {identity(t, home, "lhr"), "wrong name"}} {
+		n := startNode(t, newCA(t), "fra", func(c *ReceiverConfig) { c.PeerName = pki.PeerName })
+		n.stop()
+		n.cfg = x.id.ServerTLS(nil)
+		n.start()
+		told := make(chan string, 1)
+		p := startPublisher(t, nil, "ams", func(c *PublisherConfig) {
+			c.TLS, c.PeerName = ams.ClientTLS, pki.PeerName
+			c.HandshakeFailed = func(shadow string, source netip.Addr, err error) {
+				select {
+				case told <- shadow + " " + source.String() + " " + pki.Refusal(err):
+				default:
+				}
+			}
+		})
+		put(t, p, "s", "doc")
+		setShadows(t, p, n)
+		p.Complete()
+		if got := <-told; got != "fra 127.0.0.1 "+x.want {
+			t.Errorf("told of %q, want %q", got, x.want)
+		}
+	}
+}
+
+// rawStream opens a stream to n without the checks of a Publisher. put changes
+// what goes out.
+func rawStream(t *testing.T, ca *fleetCA, n *node, put func([]byte) []byte) peerv1.Replica_ShadowClient {
+	t.Helper()
+	conn, err := grpc.NewClient("passthrough:///"+n.addr.String(), grpc.WithTransportCredentials(credentials.NewTLS(clientConfig(ca.issue(t, "ams"), n.name))),
+		grpc.WithDefaultCallOptions(grpc.ForceCodecV2(rawCodec{put})))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	stream, err := peerv1.NewReplicaClient(conn).Shadow(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return stream
+}
+
+func clientConfig(c *tls.Config, server string) *tls.Config {
+	c.ServerName = server
+	return c
+}
+
+// rawCodec sends what put makes of a message.
+type rawCodec struct{ put func([]byte) []byte }
+
+func (c rawCodec) Marshal(v any) (mem.BufferSlice, error) {
+	b, err := proto.Marshal(v.(proto.Message))
+	return mem.BufferSlice{mem.SliceBuffer(c.put(b))}, err
+}
+
+func (c rawCodec) Unmarshal(b mem.BufferSlice, v any) error {
+	return proto.Unmarshal(b.Materialize(), v.(proto.Message))
+}
+
+func (c rawCodec) Name() string { return "proto" }
+
+// Greetings and messages that no Publisher sends.
+func TestRefusedMessages(t *testing.T) {
+	ca := newCA(t)
+	n := startNode(t, ca, "fra")
+	hello := func(edit func(*peerv1.Hello)) *peerv1.ToShadow {
+		h := &peerv1.Hello{ProtocolVersion: ProtocolVersion, MinProtocolVersion: MinProtocolVersion, Slot: 1, Ticket: 5, Owner: "ams", Shadow: "fra", Incarnation: 1, Epoch: 1}
+		edit(h)
+		return &peerv1.ToShadow{Kind: &peerv1.ToShadow_Hello{Hello: h}}
+	}
+	none := func(*peerv1.Hello) {}
+	whole := func(b []byte) []byte { return b }
+	for _, tt := range []struct {
+		name, want string
+		first      *peerv1.ToShadow
+		put        func([]byte) []byte
+		then       *peerv1.ToShadow
+	}{
+		{"protocol of the past", KindVersion, hello(func(h *peerv1.Hello) { h.ProtocolVersion, h.MinProtocolVersion = 0, 0 }), whole, nil},
+		{"protocol of the future", KindVersion, hello(func(h *peerv1.Hello) { h.ProtocolVersion, h.MinProtocolVersion = 99, 98 }), whole, nil},
+		{"meant for another", KindName, hello(func(h *peerv1.Hello) { h.Shadow = "lhr" }), whole, nil},
+		{"no ticket", KindGreeting, hello(func(h *peerv1.Hello) { h.Ticket = 0 }), whole, nil},
+		{"cut short", KindMalformed, hello(none), func(b []byte) []byte { return b[:len(b)-1] }, nil},
+		{"too long", KindOversized, hello(none), func([]byte) []byte { return make([]byte, maxMessage+1) }, nil},
+		{"a second greeting", KindMalformed, hello(none), whole, hello(none)},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			before := n.refusals(tt.want)
+			stream := rawStream(t, ca, n, tt.put)
+			if err := stream.Send(tt.first); err != nil {
+				t.Fatal(err)
+			}
+			if tt.then != nil {
+				if err := stream.Send(tt.then); err != nil {
+					t.Fatal(err)
+				}
+			}
+			for {
+				if _, err := stream.Recv(); err != nil {
+					break
+				}
+			}
+			if n.refusals(tt.want) == before {
+				t.Errorf("not told of as %q: %v", tt.want, n.refused)
+			}
+		})
+	}
 }
 
 // pipe forwards TCP connections until it is frozen: then it keeps them open and
@@ -186,7 +328,7 @@ func TestFrozenPeer(t *testing.T) {
 
 func TestServerNeedsVerifiedClients(t *testing.T) {
 	for _, cfg := range []*tls.Config{nil, {}, {ClientAuth: tls.RequireAnyClientCert}, {ClientAuth: tls.VerifyClientCertIfGiven}} {
-		if _, err := NewServer(cfg); err == nil {
+		if _, err := NewServer(cfg, nil); err == nil {
 			t.Errorf("accepted %v", cfg)
 		}
 	}

@@ -39,10 +39,13 @@ type PublisherConfig struct {
 	// OnSuperseded is called, at most once per ticket and shadow, when a shadow
 	// refuses this owner because it knows of a higher ticket; owner may be empty.
 	OnSuperseded func(shadow string, ticket sa.Ticket, owner string)
-	MaxLag       time.Duration // older unacknowledged changes: not ready; 0: 1 s
-	DigestEvery  time.Duration // between comparisons; 0: 10 s
-	MaxDeleted   int           // deletions remembered for absent shadows; 0: 65536
-	Logger       *slog.Logger  // nil: slog.Default
+	// HandshakeFailed is called when shadow or whoever answers at its address
+	// is refused in the TLS handshake, or refuses us; nil: nobody is told.
+	HandshakeFailed func(shadow string, source netip.Addr, err error)
+	MaxLag          time.Duration // older unacknowledged changes: not ready; 0: 1 s
+	DigestEvery     time.Duration // between comparisons; 0: 10 s
+	MaxDeleted      int           // deletions remembered for absent shadows; 0: 65536
+	Logger          *slog.Logger  // nil: slog.Default
 }
 
 // Shadow is where a shadow is found.

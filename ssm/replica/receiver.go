@@ -28,7 +28,10 @@ type ReceiverConfig struct {
 	// Legacy turns a document of the Sink into one for a fetch by an appliance of
 	// protocol version 1; nil refuses it.
 	Legacy func(doc []byte) ([]byte, error)
-	Logger *slog.Logger // nil: slog.Default
+	// OnRefused is called for each refused stream, fetch and message, from any
+	// goroutine; nil: nobody is told.
+	OnRefused func(Refusal)
+	Logger    *slog.Logger // nil: slog.Default
 }
 
 // Receiver is the shadow's side of every stream to this appliance.
@@ -42,9 +45,6 @@ type Receiver struct {
 	streams map[*inbound]struct{}
 	closed  bool
 	wg      sync.WaitGroup // readers
-
-	refusedMu sync.Mutex
-	refused   map[string]uint64
 }
 
 // slotState is what outlives the streams of one slot.
@@ -80,7 +80,7 @@ func NewReceiver(cfg ReceiverConfig) (*Receiver, error) {
 		cfg.Logger = slog.Default()
 	}
 	return &Receiver{cfg: cfg, log: cfg.Logger, slots: map[sa.Slot]*slotState{},
-		streams: map[*inbound]struct{}{}, refused: map[string]uint64{}}, nil
+		streams: map[*inbound]struct{}{}}, nil
 }
 
 // Register adds the service to a server made by NewServer.
@@ -201,30 +201,6 @@ func (r *Receiver) Status(slot sa.Slot) SlotStatus {
 	return out
 }
 
-// Refused counts the streams and fetches that were refused, by reason.
-func (r *Receiver) Refused() map[string]uint64 {
-	r.refusedMu.Lock()
-	defer r.refusedMu.Unlock()
-	m := make(map[string]uint64, len(r.refused))
-	for k, v := range r.refused {
-		m[k] = v
-	}
-	return m
-}
-
-// refuse counts and logs a refusal; kind is one of a few fixed words.
-func (r *Receiver) refuse(kind, from string, err error) error {
-	r.refusedMu.Lock()
-	r.refused[kind]++
-	n := r.refused[kind]
-	r.refusedMu.Unlock()
-	// A refused owner tries again and again: 1st, 2nd, 4th, 8th... are logged.
-	if n&(n-1) == 0 {
-		r.log.Warn("replication refused", "peer", from, "count", n, "reason", reasonOf(err))
-	}
-	return err
-}
-
 // Close cuts every stream, refuses new ones, and waits until nothing reaches the
 // Sink any more. The caller stops the server.
 func (r *Receiver) Close() {
@@ -244,7 +220,7 @@ func (r *Receiver) authorize(s *slotState, slot sa.Slot, owner string, ticket sa
 		return kind, err
 	}
 	if err := r.cfg.Authority(slot, owner, ticket); err != nil {
-		return "authority", status.Errorf(codes.PermissionDenied, "slot %d: ticket %d of %s: %v", slot, ticket, owner, err)
+		return KindAuthority, status.Errorf(codes.PermissionDenied, "slot %d: ticket %d of %s: %v", slot, ticket, owner, err)
 	}
 	r.Raise(slot, ticket, owner)
 	return s.superseded(slot, owner, ticket) // a higher one may have come meanwhile
@@ -255,10 +231,10 @@ func (s *slotState) superseded(slot sa.Slot, owner string, ticket sa.Ticket) (ki
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if ticket < s.high {
-		return "superseded", supersededBy(slot, s.high, s.holder)
+		return KindSuperseded, supersededBy(slot, s.high, s.holder)
 	}
 	if ticket == s.high && s.holder != "" && s.holder != owner {
-		return "ticket of another", status.Errorf(codes.PermissionDenied, "slot %d: ticket %d belongs to %s, not %s", slot, ticket, s.holder, owner)
+		return KindTicketOfOther, status.Errorf(codes.PermissionDenied, "slot %d: ticket %d belongs to %s, not %s", slot, ticket, s.holder, owner)
 	}
 	return "", nil
 }

@@ -13,6 +13,7 @@ import (
 type ShadowStatus struct {
 	Name        string
 	Connected   bool
+	Syncing     bool          // a snapshot is under way or due
 	Ready       bool          // could take the slot over
 	Reason      string        // why not ready, empty where it is
 	Lag         int           // sessions changed and not acknowledged
@@ -38,7 +39,7 @@ func (p *Publisher) Status() []ShadowStatus {
 	for _, sh := range p.shadows {
 		c := sh.cursor
 		s := ShadowStatus{
-			Name: sh.name, Connected: sh.phase != phaseDown, Reason: sh.reason(now, p.cfg.MaxLag),
+			Name: sh.name, Connected: sh.phase != phaseDown, Syncing: sh.phase != phaseLive || c.snapshot, Reason: sh.reason(now, p.cfg.MaxLag),
 			Lag: c.pending, LastAck: sh.lastAck, DigestEqual: sh.digest == digestEqual, SampleAge: -1,
 			Sessions: c.sessions, Snapshots: c.snapshots, Repairs: c.repairs, Connects: sh.connects,
 			Bytes: sh.bytes, Version: sh.version, Superseded: sh.superseded,

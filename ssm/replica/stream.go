@@ -197,7 +197,11 @@ func (sh *shadow) refused(err error) {
 
 // session is the life of one stream; greeted tells whether the shadow accepted.
 func (sh *shadow) session(ctx context.Context) (greeted bool, err error) {
-	conn, err := Dial(sh.name, sh.addr, sh.p.cfg.TLS(sh.name))
+	var failed func(netip.Addr, error)
+	if f := sh.p.cfg.HandshakeFailed; f != nil {
+		failed = func(source netip.Addr, err error) { f(sh.name, source, err) }
+	}
+	conn, err := DialWatched(sh.name, sh.addr, sh.p.cfg.TLS(sh.name), failed)
 	if err != nil {
 		return false, err
 	}

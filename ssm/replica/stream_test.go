@@ -281,8 +281,8 @@ func TestRefusedOwners(t *testing.T) {
 		{"lower ticket", "ams", ca.issue(t, "ams"), func(c *PublisherConfig) { c.Ticket = 49 }, "held by lhr with ticket 50", "superseded"},
 		{"ticket of another", "ams", ca.issue(t, "ams"), func(c *PublisherConfig) { c.Ticket = 50 }, "belongs to lhr", "ticket of another"},
 		{"no authority", "outsider", ca.issue(t, "outsider"), func(c *PublisherConfig) { c.Ticket = 60 }, "not a member of slot 1", "authority"},
-		{"wrong name", "lhr", ca.issue(t, "ams"), func(c *PublisherConfig) { c.Ticket = 60 }, `certificate names "ams"`, "certificate"},
-		{"several names", "lhr", ca.issue(t, "lhr", "ams"), func(c *PublisherConfig) { c.Ticket = 60 }, "2 DNS names", "certificate"},
+		{"wrong name", "lhr", ca.issue(t, "ams"), func(c *PublisherConfig) { c.Ticket = 60 }, `certificate names "ams"`, KindName},
+		{"several names", "lhr", ca.issue(t, "lhr", "ams"), func(c *PublisherConfig) { c.Ticket = 60 }, "2 DNS names", KindName},
 		{"shadows itself", "fra2", ca.issue(t, "fra2"), func(c *PublisherConfig) { c.Self = "fra2"; c.Slot = 0 }, "", ""},
 		{"other fleet", "ams", other.issue(t, "ams"), func(c *PublisherConfig) { c.Ticket = 60 }, "certificate", ""},
 	}
@@ -309,11 +309,11 @@ func TestRefusedOwners(t *testing.T) {
 			})
 			put(t, p, "s", "doc")
 			setShadows(t, p, n)
-			before := n.recv.Refused()[tt.counted]
+			before := n.refusals(tt.counted)
 			p.Complete()
 			waitFor(t, "refusal", func() bool { return strings.Contains(statusOf(t, p, "fra").Reason, tt.want) })
-			if tt.counted != "" && n.recv.Refused()[tt.counted] == before {
-				t.Errorf("not counted as %q: %v", tt.counted, n.recv.Refused())
+			if tt.counted != "" && n.refusals(tt.counted) == before {
+				t.Errorf("not told of as %q", tt.counted)
 			}
 			if s := statusOf(t, p, "fra"); s.Connected || s.Ready || s.Connects != 0 {
 				t.Errorf("status %+v", s)
@@ -412,7 +412,7 @@ func TestRestartedOwnerAndFreshTicket(t *testing.T) {
 	setShadows(t, again, n)
 	again.Complete()
 	waitReady(t, again, "fra")
-	waitFor(t, "old incarnation refused", func() bool { return n.recv.Refused()["old incarnation"] > 0 })
+	waitFor(t, "old incarnation refused", func() bool { return n.refusals(KindOldIncarnation) > 0 })
 	same(t, n.sink, 1, map[string]string{"a": "2"})
 	p.Close()
 	p.Close()

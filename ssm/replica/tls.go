@@ -43,8 +43,10 @@ func dnsName(cs tls.ConnectionState) (string, error) {
 }
 
 // NewServer makes the gRPC server for appliances. cfg must verify client
-// certificates. The caller registers a Receiver, serves and stops it.
-func NewServer(cfg *tls.Config) (*grpc.Server, error) {
+// certificates. The caller registers a Receiver, serves and stops it. failed is
+// called for each TLS handshake that fails, from any goroutine; nil: nobody is
+// told.
+func NewServer(cfg *tls.Config, failed func(source netip.Addr, err error)) (*grpc.Server, error) {
 	verified := cfg != nil && (cfg.ClientAuth == tls.RequireAndVerifyClientCert ||
 		cfg.ClientAuth == tls.RequireAnyClientCert && (cfg.VerifyConnection != nil || cfg.VerifyPeerCertificate != nil))
 	if !verified {
@@ -53,7 +55,7 @@ func NewServer(cfg *tls.Config) (*grpc.Server, error) {
 	cfg = cfg.Clone()
 	cfg.MinVersion = tls.VersionTLS13
 	return grpc.NewServer(
-		grpc.Creds(credentials.NewTLS(cfg)),
+		grpc.Creds(watch(cfg, failed)),
 		grpc.MaxRecvMsgSize(maxMessage),
 		grpc.MaxConcurrentStreams(1024),
 		grpc.ConnectionTimeout(helloWithin),
@@ -64,8 +66,22 @@ func NewServer(cfg *tls.Config) (*grpc.Server, error) {
 	), nil
 }
 
+// watch makes transport credentials that tell of handshakes that fail.
+func watch(cfg *tls.Config, failed func(netip.Addr, error)) credentials.TransportCredentials {
+	c := credentials.NewTLS(cfg)
+	if failed == nil {
+		return c
+	}
+	return watched{c, failed}
+}
+
 // Dial prepares a connection to the appliance called name; the first call makes it.
 func Dial(name string, addr netip.AddrPort, cfg *tls.Config) (*grpc.ClientConn, error) {
+	return DialWatched(name, addr, cfg, nil)
+}
+
+// DialWatched is Dial with failed being called for each TLS handshake that fails.
+func DialWatched(name string, addr netip.AddrPort, cfg *tls.Config, failed func(netip.Addr, error)) (*grpc.ClientConn, error) {
 	if cfg == nil {
 		return nil, fmt.Errorf("dial %s: no TLS configuration", name)
 	}
@@ -73,7 +89,7 @@ func Dial(name string, addr netip.AddrPort, cfg *tls.Config) (*grpc.ClientConn, 
 	cfg.MinVersion = tls.VersionTLS13
 	cfg.ServerName = name
 	conn, err := grpc.NewClient("passthrough:///"+addr.String(),
-		grpc.WithTransportCredentials(credentials.NewTLS(cfg)),
+		grpc.WithTransportCredentials(watch(cfg, failed)),
 		grpc.WithNoProxy(),
 		grpc.WithDisableServiceConfig(),
 		grpc.WithIdleTimeout(0),
