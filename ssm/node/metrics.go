@@ -9,12 +9,14 @@ import (
 	"github.com/shadowcast/shadowcast/sa"
 	"github.com/shadowcast/shadowcast/sa/steer"
 	"github.com/shadowcast/shadowcast/sa/xfrm"
+	"github.com/shadowcast/shadowcast/statuspage"
 )
 
-// serveMetrics answers scrapes until ctx ends. An appliance whose endpoint cannot
+// serveMetrics answers scrapes and shows the status page until ctx ends. An appliance whose endpoint cannot
 // be served goes on without it: its sessions matter more.
 func (a *Appliance) serveMetrics(ctx context.Context) error {
 	s := metrics.NewServer(a.cfg.Metrics, snapshots{a}, a.events.log, a.log)
+	statuspage.Register(s.Handle, snapshots{a}, a.events.log, a.log)
 	a.problem(0, "serve metrics", ignore(s.Run(ctx), ctx))
 	return nil
 }
@@ -30,9 +32,7 @@ func (s snapshots) Snapshot(ctx context.Context) (*metrics.Snapshot, error) {
 	}
 	out := &metrics.Snapshot{Standing: standingProto(v.Standing), Steering: map[string]uint64{}}
 	for _, x := range v.Slots {
-		if a.slots[x.Slot] != nil {
-			out.Slots = append(out.Slots, a.slotProto(x))
-		}
+		out.Slots = append(out.Slots, a.slotProto(x))
 	}
 	if out.Appliance, err = b.Appliance(ctx); err != nil {
 		return nil, err

@@ -190,6 +190,13 @@ func answers(t *T, a *Appliance, slot uint32, look func(string, []byte)) {
 	}
 	text := scrape(t, a, "metrics-"+a.Name+".txt")
 	look(a.Name+": metrics", text)
+	page, err := a.Fetch(ctx, "/status.json")
+	t.Check(err)
+	t.Check(os.WriteFile(filepath.Join(a.lab.OutDir(), "status-"+a.Name+".json"), page, 0o644))
+	look(a.Name+": status page", page)
+	if !strings.Contains(string(page), `"kind":"claim"`) && a.Name == owned(t, a.lab, slot).Name {
+		t.Errorf("%s: its status page does not tell of the takeover", a.Name)
+	}
 	if a.Name == owned(t, a.lab, slot).Name {
 		for _, want := range []string{`shadowcast_snapshot_up 1`, `shadowcast_slot_sessions\{role="owner",slot="%d"\} 1`, `shadowcast_sequence_headroom_ratio\{slot="%d"\} 0\.`,
 			`shadowcast_takeovers_total\{cause="owner-died"\} [1-9]`, `shadowcast_takeover_duration_seconds_count\{phase="total"\} [1-9]`} {
