@@ -51,7 +51,7 @@ func New(node *v1.Appliance, slots []*v1.Slot, sessions []Session) *Fake {
 
 // Backend returns f in all its roles.
 func (f *Fake) Backend() operator.Backend {
-	return operator.Backend{Status: f, Slots: f, Sessions: f, Drains: Drains{f}, UpgradeLock: &UpgradeLock{Fake: f}, ShadowSets: ShadowSets{f}, Registrars: &Registrars{Fake: f}, Refusals: f}
+	return operator.Backend{Status: f, Slots: f, Sessions: f, Drains: Drains{f}, UpgradeLock: &UpgradeLock{Fake: f}, ShadowSets: ShadowSets{f}, Health: Health{f}, Registrars: &Registrars{Fake: f}, Refusals: f}
 }
 
 func (f *Fake) Appliance(context.Context) (*v1.Appliance, error) { return f.Node, f.Err }
