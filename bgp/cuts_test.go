@@ -4,13 +4,20 @@ import (
 	"flag"
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"net/netip"
 	"os/exec"
+	"runtime"
+	"strings"
 	"testing"
 	"time"
+
+	"github.com/vishvananda/netns"
+
+	"github.com/shadowcast/shadowcast/bgp/bfd"
 )
 
-var cuts = flag.Int("cuts", 3, "link cuts of TestRepeatedCuts")
+var cuts = flag.Int("cuts", 1, "pairs of link cuts of TestRepeatedCuts, a short and a longer one")
 
 // TestRepeatedCuts pulls the cable of one of an appliance's two uplinks again and
 // again, for longer and shorter than anything's timers, over both families at once.
@@ -84,5 +91,60 @@ func (l *lab) sysctl(ns string, kv ...string) {
 		if out, err := exec.Command("ip", "netns", "exec", l.tag+ns, "sysctl", "-q", "-w", s).CombinedOutput(); err != nil {
 			l.t.Fatalf("set %s: %v\n%s", s, err, fmt.Sprint(string(out)))
 		}
+	}
+}
+
+// TestBFDTTL: packets with the router's address that crossed another router are told
+// and change nothing, not even those that say that the session is down.
+func TestBFDTTL(t *testing.T) {
+	t.Parallel()
+	l := newLab(t, "bird", "birdc")
+	l.netns("r", "a1")
+	l.link("r", "a1", 1)
+	l.bird("r", outsideRouter(100*time.Millisecond, sessionTo(1, 1)))
+	a := l.speaker("a1", appliance(1, outsidePeer(1, 100*time.Millisecond)))
+	a.set(Desired{Liveness: []netip.Prefix{liveOf(1)}})
+	a.waitUp()
+	before := a.peer("r")
+	h, err := netns.GetFromName(l.tag + "r")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer h.Close()
+	// RFC 5880 section 4.1: version 1, state down, detect mult 3, a discriminator.
+	forged := []byte{0x20, 0x40, 3, 24, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0x0f, 0x42, 0x40, 0, 1, 0x86, 0xa0, 0, 0, 0, 0}
+	sent := make(chan error)
+	go func() {
+		runtime.LockOSThread() // never unlocked: the thread dies with its namespace
+		sent <- func() error {
+			if err := netns.Set(h); err != nil {
+				return err
+			}
+			c, err := net.DialUDP("udp4", &net.UDPAddr{IP: ip4(1, 1).AsSlice()}, &net.UDPAddr{IP: ip4(1, 2).AsSlice(), Port: bfd.Port})
+			if err != nil {
+				return err
+			}
+			defer c.Close()
+			for range 20 {
+				if _, err := c.Write(forged); err != nil { // with the default TTL, 64
+					return err
+				}
+				time.Sleep(20 * time.Millisecond)
+			}
+			return nil
+		}()
+	}()
+	if err := <-sent; err != nil {
+		t.Fatal(err)
+	}
+	e := a.event(5*time.Second, "refused packet", time.Time{}, func(e Event) bool { return e.Kind == BFDRefused })
+	if e.Peer != "r" || !strings.Contains(e.Reason, "ttl 64, want 255") {
+		t.Errorf("event %+v", e)
+	}
+	if n := a.count(time.Time{}, BFDRefused); n != 1 {
+		t.Errorf("told %d times, want once a minute", n)
+	}
+	if st := a.peer("r"); !st.Up || st.BFD != "up" || st.Flaps != before.Flaps {
+		t.Errorf("state %+v", st)
 	}
 }

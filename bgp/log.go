@@ -103,6 +103,9 @@ func (h *logHandler) Handle(ctx context.Context, r slog.Record) error {
 	return h.next.Handle(ctx, out)
 }
 
+// ceaseBFDDown is the subcode of RFC 9384, for which GoBGP has no name.
+const ceaseBFDDown = 10
+
 // diagnose reads the records that explain why a session does not come up.
 func diagnose(msg string, a map[string]slog.Value) string {
 	switch msg {
@@ -119,6 +122,9 @@ func diagnose(msg string, a map[string]slog.Value) string {
 		}
 		n := gobgp.NewNotificationErrorCode(uint8(code.Int64()), uint8(sub.Int64()))
 		text := fmt.Sprintf("%s: %s", who, n)
+		if code.Int64() == gobgp.BGP_ERROR_CEASE && sub.Int64() == ceaseBFDDown {
+			text = who + ": its BFD session with us is down"
+		}
 		if n == gobgp.NewNotificationErrorCode(gobgp.BGP_ERROR_OPEN_MESSAGE_ERROR, gobgp.BGP_ERROR_SUB_BAD_PEER_AS) {
 			text += ": its AS number is not the configured one"
 		}

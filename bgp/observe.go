@@ -178,10 +178,7 @@ func (o *observer) onPeer(ev *apiutil.WatchEventMessage_PeerEvent, _ time.Time) 
 		s.flaps++
 		s.lost = true
 		evs = append(evs, Event{Kind: PeerDown, At: now, Peer: o.names[addr], Reason: s.reason})
-		if s.hold = s.oscillates(now); s.hold > 0 {
-			evs = append(evs, Event{Kind: PeerFlapping, At: now, Peer: o.names[addr],
-				Reason: fmt.Sprintf("the session was lost %d times in %v, last by: %s; the next one waits %v", len(s.losses), flapWindow, s.reason, s.hold)})
-		}
+		s.hold = s.oscillates(now)
 	case st.SessionState == gobgp.BGP_FSM_IDLE:
 		if text := refusal(st); text != "" && o.diag.set(addr, text, now) {
 			evs = append(evs, Event{Kind: PeerRefused, At: now, Peer: o.names[addr], Reason: text})
@@ -282,7 +279,8 @@ func (o *observer) onBFD(e bfd.Event) {
 // A session that is lost again and again does harm each time: the router withdraws
 // our routes from its neighbours and announces them anew, which they count as flaps.
 // From the fifth loss in flapWindow the next session waits, twice as long each time
-// (DampPeerOscillations of RFC 4271 section 8.1.1).
+// (DampPeerOscillations of RFC 4271 section 8.1.1). The last session of a side and
+// family never waits: a flapping way is better than none.
 const (
 	flapWindow  = 5 * time.Minute
 	flapsFree   = 4
@@ -303,9 +301,21 @@ func (s *session) oscillates(now time.Time) time.Duration {
 	return min(flapHold<<min(n-1, 10), flapHoldMax)
 }
 
+// flaps tells that the session with a was lost so often that the next one waits, or
+// would if it were not the last one.
+func (o *observer) flaps(a netip.Addr, hold time.Duration) {
+	s := o.get(a)
+	then := fmt.Sprintf("the next one waits %v", hold)
+	if hold == 0 {
+		then = "the next one is opened at once: no other router of its side and family has one"
+	}
+	o.report([]Event{{Kind: PeerFlapping, At: time.Now(), Peer: o.names[a],
+		Reason: fmt.Sprintf("the session was lost %d times in %v, last by: %s; %s", len(s.losses), flapWindow, s.reason, then)}})
+}
+
 // stuckAfter is how long a handshake may go without an answer before that is told;
 // GoBGP itself waits for 4 minutes (RFC 4271 section 8.2.2: "a large value").
-const stuckAfter = 10 * time.Second
+const stuckAfter = 5 * time.Second
 
 // stuck returns what a handshake with a has waited for too long, "" for none.
 func (o *observer) stuck(a netip.Addr, now time.Time) string {

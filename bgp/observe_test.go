@@ -238,7 +238,8 @@ func TestFlapping(t *testing.T) {
 	}
 }
 
-// TestFlappingEvent: the fifth loss is told with its number, and the peer is held.
+// TestFlappingEvent: the fifth loss is told with its number, and the peer is held,
+// unless it is the only one of its side and family.
 func TestFlappingEvent(t *testing.T) {
 	o, got := testObserver()
 	for range 5 {
@@ -248,11 +249,31 @@ func TestFlappingEvent(t *testing.T) {
 			}}, time.Time{})
 		}
 	}
-	if last := (*got)[len(*got)-1]; !strings.HasPrefix(last, "peer-flapping r1 the session was lost 5 times in 5m0s, last by: read-failed; the next one waits 2s") {
-		t.Errorf("events %q", *got)
-	}
 	if lost, hold := o.takeLost(addr1, false, time.Now()); !lost || hold != flapHold {
 		t.Errorf("lost %t, hold %v", lost, hold)
+	}
+	o.flaps(addr1, flapHold)
+	o.flaps(addr1, 0)
+	const told = "peer-flapping r1 the session was lost 5 times in 5m0s, last by: read-failed; the next one "
+	if n := len(*got); (*got)[n-2] != told+"waits 2s" || !strings.HasPrefix((*got)[n-1], told+"is opened at once") {
+		t.Errorf("events %q", *got)
+	}
+	peer := func(name, addr string, role Role) Peer {
+		a := netip.MustParseAddr(addr)
+		return Peer{Name: name, Address: a, Role: role}
+	}
+	r1, r2, in, six := peer("r1", "10.0.0.1", Outside), peer("r2", "10.0.1.1", Outside), peer("in", "10.0.2.1", Inside), peer("r1-6", "2001:db8::1", Outside)
+	s := &Speaker{cfg: Config{Peers: []Peer{r1, r2, in, six}}, obs: newObserver([]Peer{r1, r2, in, six}, newDiagnosis(), slog.New(slog.DiscardHandler), func([]Event) {})}
+	for _, p := range []Peer{in, six, r1} {
+		s.obs.peers[p.Address].up = true
+	}
+	for _, tc := range []struct {
+		p    Peer
+		want bool
+	}{{r1, false}, {r2, true}, {in, false}, {six, false}} {
+		if got := s.spare(tc.p); got != tc.want {
+			t.Errorf("another session of the side and family of %s is up: %t, want %t", tc.p.Name, got, tc.want)
+		}
 	}
 }
 

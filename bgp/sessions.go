@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/osrg/gobgp/v4/api"
@@ -114,6 +115,12 @@ func (s *Speaker) care(ctx context.Context, srv *server.BgpServer, p Peer, parke
 	if !lost {
 		return
 	}
+	if hold > 0 {
+		if !s.spare(p) {
+			hold = 0
+		}
+		s.obs.flaps(p.Address, hold)
+	}
 	if err := rebuild(ctx, srv, p, hold); err != nil {
 		s.log.Warn("bgp session not rebuilt", "peer", p.Name, "err", err)
 		hold = retryAfter
@@ -121,6 +128,14 @@ func (s *Speaker) care(ctx context.Context, srv *server.BgpServer, p Peer, parke
 	if hold > 0 {
 		parked[p.Address] = now.Add(hold)
 	}
+}
+
+// spare reports whether another router of p's side and family has a session: p is not
+// the only way in, or to the inside.
+func (s *Speaker) spare(p Peer) bool {
+	return slices.ContainsFunc(s.cfg.Peers, func(o Peer) bool {
+		return o.Address != p.Address && o.Role == p.Role && o.Address.Is4() == p.Address.Is4() && s.obs.get(o.Address).up
+	})
 }
 
 // rebuild replaces a peer whose session was lost by a new one, or takes it away

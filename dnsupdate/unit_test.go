@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -163,6 +164,7 @@ func TestJudge(t *testing.T) {
 
 // fakeServer answers in virtual time.
 type fakeServer struct {
+	mu      sync.Mutex
 	f       found
 	fail    error // of every exchange
 	racers  int   // updates that lose
@@ -171,15 +173,20 @@ type fakeServer struct {
 }
 
 func (s *fakeServer) ask(ctx context.Context, m *dns.Msg) (*dns.Msg, error) {
+	s.mu.Lock()
 	s.asked = append(s.asked, time.Now())
-	if s.fail != nil {
+	fail := s.fail
+	s.mu.Unlock()
+	if fail != nil {
 		select {
 		case <-time.After(2 * time.Second):
-			return nil, s.fail
+			return nil, fail
 		case <-ctx.Done():
 			return nil, context.Cause(ctx)
 		}
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	r := new(dns.Msg)
 	r.SetReply(m)
 	r.Authoritative = true
@@ -201,6 +208,13 @@ func (s *fakeServer) ask(ctx context.Context, m *dns.Msg) (*dns.Msg, error) {
 		}
 	}
 	return r, nil
+}
+
+// set changes the server.
+func (s *fakeServer) set(f func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	f()
 }
 
 func runFake(t *testing.T, s *fakeServer) (*Updater, *[]Event) {
@@ -249,7 +263,7 @@ func TestBackOff(t *testing.T) {
 		if len(gaps) < 20 {
 			t.Errorf("%d tries in half an hour", len(gaps))
 		}
-		s.fail = nil
+		s.set(func() { s.fail = nil })
 		time.Sleep(2 * time.Minute)
 		synctest.Wait()
 		if len(*evs) != 2 || (*evs)[0].Kind != Failed || (*evs)[1].Kind != Published || s.updates != 1 {
@@ -269,7 +283,7 @@ func TestNewWishOvertakes(t *testing.T) {
 		u, _ := runFake(t, s)
 		u.Want(map[string]Record{"ams": {Owner: "ams", Ticket: 1}})
 		time.Sleep(10 * time.Minute) // the next try is a minute away
-		s.fail = nil
+		s.set(func() { s.fail = nil })
 		u.Want(map[string]Record{"ams": {Owner: "ams", Ticket: 7}})
 		time.Sleep(3 * time.Second)
 		synctest.Wait()
@@ -296,7 +310,7 @@ func TestLostRaces(t *testing.T) {
 		if s.updates != 1 || len(*evs) != 1 || (*evs)[0].Kind != Published {
 			t.Errorf("%d updates, %+v", s.updates, *evs)
 		}
-		s.racers, s.f = conflicts, found{}
+		s.set(func() { s.racers, s.f = conflicts, found{} })
 		u.Want(map[string]Record{"ams": {Owner: "ams", Ticket: 2}})
 		synctest.Wait()
 		if e := (*evs)[len(*evs)-1]; e.Kind != Failed || !strings.Contains(e.Reason, "somebody else has just changed") {
@@ -312,13 +326,13 @@ func TestVerify(t *testing.T) {
 		u, evs := runFake(t, s)
 		u.Want(map[string]Record{"ams": {Owner: "ams", Ticket: 3}})
 		time.Sleep(time.Minute)
-		s.f = found{txt: []dns.RR{txt("shadowcast owner=fra ticket=9")}}
+		s.set(func() { s.f = found{txt: []dns.RR{txt("shadowcast owner=fra ticket=9")}} })
 		time.Sleep(verifyEvery)
 		synctest.Wait()
 		if e := (*evs)[len(*evs)-1]; e.Kind != Superseded {
 			t.Errorf("%+v", *evs)
 		}
-		s.f = found{}
+		s.set(func() { s.f = found{} })
 		time.Sleep(verifyEvery)
 		synctest.Wait()
 		if e := (*evs)[len(*evs)-1]; e.Kind != Published || s.updates != 2 {
