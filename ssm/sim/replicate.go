@@ -64,9 +64,10 @@ func (s *shell) deliver(st *stream, build uint64) {
 			return
 		}
 		t := to.shells[s.slot]
-		if !t.takes(s.n.name, uint64(ticket)) {
-			return
+		if !t.takes(s.n.name, uint64(ticket)) || ticket < t.hello {
+			return // a stream of a higher ticket has cut this one
 		}
+		t.hello = ticket
 		t.apply(docs, build)
 		to.post(ssm.EvSeen{Slot: s.slot, Ticket: ticket, Seen: uint64(version)})
 		h := t.holder()

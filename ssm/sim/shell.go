@@ -37,6 +37,7 @@ type shell struct {
 	memory   remembered            // in the run directory
 	master   ssm.Node              // as shadow: whose documents are taken
 	under    sa.Ticket             // and by which ticket of it
+	hello    sa.Ticket             // the highest ticket of a stream that came
 	fed      uint64                // build of the owner whose documents these are
 	whole    bool                  // a snapshot of master has been applied
 	ready    bool                  // as last told to the core
