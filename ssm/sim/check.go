@@ -21,8 +21,11 @@ func (w *World) claimed(s *shell, x ssm.ActOwn) {
 	}
 	t.tickets[x.Ticket] = who
 	t.highest = max(t.highest, x.Ticket)
-	if !x.Takeover && s.mode == owning && x.Ticket > s.ticket {
-		t.renewed[x.Ticket] = s.ticket
+	switch {
+	case x.Takeover:
+		t.heirs[x.Ticket] = s.under
+	case s.mode == owning && x.Ticket > s.ticket:
+		t.renewed[x.Ticket], t.heirs[x.Ticket] = s.ticket, s.ticket
 	}
 	for c, k := range s.kernel {
 		if !k.placed {
@@ -35,7 +38,7 @@ func (w *World) claimed(s *shell, x ssm.ActOwn) {
 			if by.ticket < x.Ticket && b > k.block {
 				w.fail("I1: %s goes on in block %d of an SA of slot %d that ticket %d has sent in block %d of", s.n.name, k.block, s.slot, by.ticket, b)
 			}
-			if by.ticket > x.Ticket && b > k.block && x.Takeover && t.renews(by.ticket, s.under) {
+			if by.ticket > x.Ticket && b > k.block && x.Takeover && follows(t.renewed, by.ticket, s.under) {
 				w.fail("I1: %s takes slot %d over from %s by ticket %d, in block %d of an SA that %s, under ticket %d by then, has sent in block %d of", s.n.name, s.slot, s.master, x.Ticket, k.block, s.master, by.ticket, b)
 			}
 		}
@@ -76,13 +79,13 @@ func (w *World) checkInherited(s *shell) {
 	complete := s.mode == twin && s.ready
 	// What the owner had before this twin began was in its snapshot, however long
 	// that took.
-	t, old := w.slots[s.slot], s.since-snapshotWithin
+	t, old := w.slots[s.slot], s.since-snapshotWithin-2*w.slowest
 	for _, x := range t.sessions {
 		_, has := s.docs[x]
 		switch {
 		case complete && !has && !x.deleted && !x.lost && knows(x.acked, h):
 			w.fail("I5: session %d of slot %d, acknowledged by %s, is missing when it takes over", x.id, s.slot, s.n.name)
-		case complete && !has && !x.deleted && !x.lost && x.began < old && t.renews(s.under, x.at):
+		case complete && !has && !x.deleted && !x.lost && x.began < old && follows(t.heirs, s.under, x.at):
 			w.fail("I5: session %d of slot %d is missing when %s takes over, which said that it was complete and began to follow %s long after the session", x.id, s.slot, s.n.name, s.master)
 		case complete && has && x.deleted && knows(x.buried, h) && !x.revived:
 			w.fail("I5: session %d of slot %d was deleted, %s was told, and it is back", x.id, s.slot, s.n.name)
@@ -125,8 +128,9 @@ func knows(known map[holder]time.Duration, h holder) bool {
 	return ok
 }
 
-// snapshotWithin bounds how long before its arrival a snapshot was taken.
-const snapshotWithin = 3 * time.Second
+// snapshotWithin bounds how long before its arrival a snapshot was taken, where
+// replication is not slowed down.
+const snapshotWithin = 400 * time.Millisecond
 
 // toldWithin is the time after which all that are connected know what one knows:
 // a probe interval, a tick and the longest way, twice.

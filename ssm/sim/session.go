@@ -50,12 +50,13 @@ type truth struct {
 	tickets  map[sa.Ticket]tenure    // who has claimed with which
 	highest  sa.Ticket               // ever claimed
 	renewed  map[sa.Ticket]sa.Ticket // of an owner that went on: which it had before
+	heirs    map[sa.Ticket]sa.Ticket // of an owner with sessions: by which ticket they were held before
 }
 
-// renews reports whether an owner by ticket was went on under now.
-func (t *truth) renews(now, was sa.Ticket) bool {
+// follows reports whether ticket now came from was, by one or more steps of next.
+func follows(next map[sa.Ticket]sa.Ticket, now, was sa.Ticket) bool {
 	for now > was && now != 0 {
-		now = t.renewed[now]
+		now = next[now]
 	}
 	return now == was
 }

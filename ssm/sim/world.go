@@ -17,13 +17,14 @@ type World struct {
 	seq   uint64
 	steps int
 
-	agenda agenda
-	nodes  []*node
-	byName map[ssm.Node]*node
-	cfg    ssm.Config
-	cut    []bool // from*n+to
-	loss   float64
-	slow   map[int]time.Duration
+	agenda  agenda
+	nodes   []*node
+	byName  map[ssm.Node]*node
+	cfg     ssm.Config
+	cut     []bool // from*n+to
+	loss    float64
+	slow    map[int]time.Duration
+	slowest time.Duration // that replication ever was
 
 	// truth about sessions, and about everything that was ever sent
 	slots    map[sa.Slot]*truth
@@ -118,7 +119,7 @@ func newWorld(p Plan, trace bool) *World {
 			s.Shadows = append(s.Shadows, names[(i+j)%p.Nodes])
 		}
 		w.cfg.Slots = append(w.cfg.Slots, s)
-		w.slots[s.Slot] = &truth{slot: s.Slot, tickets: map[sa.Ticket]tenure{}, renewed: map[sa.Ticket]sa.Ticket{}}
+		w.slots[s.Slot] = &truth{slot: s.Slot, tickets: map[sa.Ticket]tenure{}, renewed: map[sa.Ticket]sa.Ticket{}, heirs: map[sa.Ticket]sa.Ticket{}}
 	}
 	for i, name := range names {
 		n := &node{w: w, index: i, name: name, skew: time.Duration(w.rng.Intn(2000)) * time.Hour, drift: float64(w.rng.Intn(2001)-1000) / 1e6,
@@ -184,7 +185,7 @@ func (w *World) fault(f Fault) {
 	case Loss:
 		w.loss = float64(f.Mask) / 1000
 	case Slow:
-		w.slow[n.index] = f.For
+		w.slow[n.index], w.slowest = f.For, max(w.slowest, f.For)
 		w.after(2*f.For, func() { delete(w.slow, n.index) })
 	case CharonDies:
 		n.charonDies(sa.Slot(f.Slot))
