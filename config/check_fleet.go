@@ -69,12 +69,16 @@ func (c *collector) appliances(raw []rawAppliance) []Appliance {
 			ReplicationPort: uint16(c.within(path+".replication_port", r.ReplicationPort, 1, 65535)),
 			ProbePort:       uint16(c.within(path+".probe_port", r.ProbePort, 1, 65535)),
 			RegistrarPort:   uint16(c.within(path+".registrar_port", r.RegistrarPort, 1, 65535)),
+			GossipPort:      uint16(c.within(path+".gossip_port", r.GossipPort, 1, 65535)),
 		}
 		if a.ProbePort == 500 || a.ProbePort == 4500 {
 			c.addf(path+".probe_port", "%d belongs to IKE; want another, such as 4502", a.ProbePort)
 		}
 		if a.RegistrarPort == a.ReplicationPort && a.RegistrarPort != 0 {
 			c.addf(path+".registrar_port", "%d is the replication_port already; want another, such as 4503", a.RegistrarPort)
+		}
+		if p := a.GossipPort; p != 0 && (p == a.ReplicationPort || p == a.RegistrarPort || p == a.ProbePort || p == 500 || p == 4500) {
+			c.addf(path+".gossip_port", "%d is in use already (replication_port, registrar_port, probe_port or IKE); want another, such as 4504", p)
 		}
 		if j, dup := seen[a.Name]; dup && a.Name != "" {
 			c.addf(path+".name", "%q is the name of %s already; want a name of its own", a.Name, at(list, j))

@@ -89,6 +89,8 @@ type Appliance struct {
 	ProbePort uint16
 	// RegistrarPort is the TCP port of the ticket log.
 	RegistrarPort uint16
+	// GossipPort is the UDP and TCP port of membership.
+	GossipPort uint16
 }
 
 // Replication is the address of the appliance's replication server.
@@ -100,6 +102,9 @@ func (a Appliance) Replication() netip.AddrPort {
 func (a Appliance) Registrar() netip.AddrPort {
 	return netip.AddrPortFrom(a.Address, a.RegistrarPort)
 }
+
+// Gossip is the address of the appliance's part of membership.
+func (a Appliance) Gossip() netip.AddrPort { return netip.AddrPortFrom(a.Address, a.GossipPort) }
 
 // Probe is the address of the appliance's prober.
 func (a Appliance) Probe() netip.AddrPort { return netip.AddrPortFrom(a.Address, a.ProbePort) }

@@ -73,7 +73,7 @@ func (c *Config) raw() *rawConfig {
 	for _, a := range c.Fleet.Appliances {
 		r.Fleet.Appliances = append(r.Fleet.Appliances, rawAppliance{
 			Name: a.Name, Site: a.Site, Location: rawLocation{Lat: &a.Location.Lat, Lon: &a.Location.Lon}, Labels: rawLabels(a.Labels),
-			Address: addrText(a.Address), ReplicationPort: int(a.ReplicationPort), ProbePort: int(a.ProbePort), RegistrarPort: int(a.RegistrarPort),
+			Address: addrText(a.Address), ReplicationPort: int(a.ReplicationPort), ProbePort: int(a.ProbePort), RegistrarPort: int(a.RegistrarPort), GossipPort: int(a.GossipPort),
 		})
 	}
 	for _, v := range c.Fleet.VIPs {

@@ -61,6 +61,7 @@ type rawAppliance struct {
 	ReplicationPort int         `yaml:"replication_port"`
 	ProbePort       int         `yaml:"probe_port"`
 	RegistrarPort   int         `yaml:"registrar_port"`
+	GossipPort      int         `yaml:"gossip_port"`
 }
 
 type rawLocation struct {

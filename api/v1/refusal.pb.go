@@ -25,7 +25,7 @@ const (
 // Refusal counts what was refused of one sender for one reason.
 type Refusal struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// "probe", "replication", "registrars" or "core": where it came in.
+	// "probe", "replication", "registrars", "gossip" or "core": where it came in.
 	Channel string `protobuf:"bytes,1,opt,name=channel,proto3" json:"channel,omitempty"`
 	Reason  string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
 	// The name that the sender gave itself, empty if none. Seldom authentic.

@@ -1738,7 +1738,15 @@ type Peer struct {
 	// protocol_version and fleet_digest_equal say nothing.
 	Described bool `protobuf:"varint,17,opt,name=described,proto3" json:"described,omitempty"`
 	// Share of our probes to it that are lost, as its echoes tell, 0 to 1.
-	LossOut       float64 `protobuf:"fixed64,18,opt,name=loss_out,json=lossOut,proto3" json:"loss_out,omitempty"`
+	LossOut float64 `protobuf:"fixed64,18,opt,name=loss_out,json=lossOut,proto3" json:"loss_out,omitempty"`
+	// What gossip says: "alive", "gone", or empty before it was heard of. It decides
+	// nothing.
+	Membership      string                 `protobuf:"bytes,19,opt,name=membership,proto3" json:"membership,omitempty"`
+	MembershipSince *timestamppb.Timestamp `protobuf:"bytes,20,opt,name=membership_since,json=membershipSince,proto3" json:"membership_since,omitempty"`
+	// What it says of itself in gossip; empty before it was heard of.
+	Rack          string `protobuf:"bytes,21,opt,name=rack,proto3" json:"rack,omitempty"`
+	Power         string `protobuf:"bytes,22,opt,name=power,proto3" json:"power,omitempty"`
+	Processors    uint32 `protobuf:"varint,23,opt,name=processors,proto3" json:"processors,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1895,6 +1903,41 @@ func (x *Peer) GetDescribed() bool {
 func (x *Peer) GetLossOut() float64 {
 	if x != nil {
 		return x.LossOut
+	}
+	return 0
+}
+
+func (x *Peer) GetMembership() string {
+	if x != nil {
+		return x.Membership
+	}
+	return ""
+}
+
+func (x *Peer) GetMembershipSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.MembershipSince
+	}
+	return nil
+}
+
+func (x *Peer) GetRack() string {
+	if x != nil {
+		return x.Rack
+	}
+	return ""
+}
+
+func (x *Peer) GetPower() string {
+	if x != nil {
+		return x.Power
+	}
+	return ""
+}
+
+func (x *Peer) GetProcessors() uint32 {
+	if x != nil {
+		return x.Processors
 	}
 	return 0
 }
@@ -2282,7 +2325,7 @@ const file_api_v1_types_proto_rawDesc = "" +
 	"attributes\x1a=\n" +
 	"\x0fAttributesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x8c\x05\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xbd\x06\n" +
 	"\x04Peer\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04site\x18\x02 \x01(\tR\x04site\x12\x18\n" +
@@ -2303,7 +2346,16 @@ const file_api_v1_types_proto_rawDesc = "" +
 	"\bdraining\x18\x0f \x01(\bR\bdraining\x12\x16\n" +
 	"\x06reason\x18\x10 \x01(\tR\x06reason\x12\x1c\n" +
 	"\tdescribed\x18\x11 \x01(\bR\tdescribed\x12\x19\n" +
-	"\bloss_out\x18\x12 \x01(\x01R\alossOut\"3\n" +
+	"\bloss_out\x18\x12 \x01(\x01R\alossOut\x12\x1e\n" +
+	"\n" +
+	"membership\x18\x13 \x01(\tR\n" +
+	"membership\x12E\n" +
+	"\x10membership_since\x18\x14 \x01(\v2\x1a.google.protobuf.TimestampR\x0fmembershipSince\x12\x12\n" +
+	"\x04rack\x18\x15 \x01(\tR\x04rack\x12\x14\n" +
+	"\x05power\x18\x16 \x01(\tR\x05power\x12\x1e\n" +
+	"\n" +
+	"processors\x18\x17 \x01(\rR\n" +
+	"processors\"3\n" +
 	"\x05Claim\x12\x12\n" +
 	"\x04slot\x18\x01 \x01(\rR\x04slot\x12\x16\n" +
 	"\x06ticket\x18\x02 \x01(\x04R\x06ticket\"\x8a\x02\n" +
@@ -2475,13 +2527,14 @@ var file_api_v1_types_proto_depIdxs = []int32{
 	27, // 33: shadowcast.v1.Peer.last_heard:type_name -> google.protobuf.Timestamp
 	22, // 34: shadowcast.v1.Peer.claims:type_name -> shadowcast.v1.Claim
 	8,  // 35: shadowcast.v1.Peer.replication:type_name -> shadowcast.v1.ReplicationState
-	27, // 36: shadowcast.v1.BGPPeer.since:type_name -> google.protobuf.Timestamp
-	9,  // 37: shadowcast.v1.Announcement.level:type_name -> shadowcast.v1.BGPLevel
-	38, // [38:38] is the sub-list for method output_type
-	38, // [38:38] is the sub-list for method input_type
-	38, // [38:38] is the sub-list for extension type_name
-	38, // [38:38] is the sub-list for extension extendee
-	0,  // [0:38] is the sub-list for field type_name
+	27, // 36: shadowcast.v1.Peer.membership_since:type_name -> google.protobuf.Timestamp
+	27, // 37: shadowcast.v1.BGPPeer.since:type_name -> google.protobuf.Timestamp
+	9,  // 38: shadowcast.v1.Announcement.level:type_name -> shadowcast.v1.BGPLevel
+	39, // [39:39] is the sub-list for method output_type
+	39, // [39:39] is the sub-list for method input_type
+	39, // [39:39] is the sub-list for extension type_name
+	39, // [39:39] is the sub-list for extension extendee
+	0,  // [0:39] is the sub-list for field type_name
 }
 
 func init() { file_api_v1_types_proto_init() }

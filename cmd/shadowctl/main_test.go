@@ -128,7 +128,7 @@ func fakeFleet() *operatortest.Fake {
 		{
 			Name: "fra", Site: "frankfurt", Address: "192.0.2.12", State: v1.PeerState_PEER_STATE_UP, Rtt: ms(7), Jitter: ms(1), Loss: 0.004, LastHeard: timestamppb.Now(),
 			Claims: []*v1.Claim{{Slot: 2, Ticket: 2}}, ProtocolVersion: 1, Version: "v0.1.0", Replication: v1.ReplicationState_REPLICATION_STATE_STREAMING, FleetDigestEqual: true, Described: true,
-			LossOut: 0.02,
+			LossOut: 0.02, Membership: "alive", MembershipSince: timestamppb.Now(), Rack: "b2", Processors: 8,
 		},
 		{Name: "lhr", Site: "london", Address: "192.0.2.13", State: v1.PeerState_PEER_STATE_REFUSED, Loss: 1, Reason: "certificate of another fleet"},
 	}

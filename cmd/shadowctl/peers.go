@@ -19,7 +19,8 @@ func peersCommand(a *app) *cobra.Command {
 		Long: `Show the other appliances as this one sees them: probes, replication, what they
 own, and what of it was refused. CONFIG says whether its fleet section equals
 ours; LOSS is the share of probes lost from it and to it, REPLICATION the least
-advanced stream between the two. The second table counts refusals by reason,
+advanced stream between the two. GOSSIP is what membership says, which decides
+nothing; sites, labels and processors are in -o json. The second table counts refusals by reason,
 peer and address: names of refused senders are seldom authentic.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -48,7 +49,7 @@ peer and address: names of refused senders are seldom authentic.`,
 // printPeers prints the peers; refused, if not nil, are the refusals under each
 // peer's name.
 func printPeers(w io.Writer, peers []*v1.Peer, refused map[string]uint64) error {
-	head := []string{"PEER", "SITE", "ADDRESS", "STATE", "RTT", "JITTER", "LOSS", "HEARD", "OWNS", "REPLICATION", "CONFIG", "VERSION", "REASON"}
+	head := []string{"PEER", "SITE", "ADDRESS", "STATE", "RTT", "JITTER", "LOSS", "HEARD", "GOSSIP", "OWNS", "REPLICATION", "CONFIG", "VERSION", "REASON"}
 	if refused != nil {
 		head = append(head, "REFUSED")
 	}
@@ -73,7 +74,7 @@ func printPeers(w io.Writer, peers []*v1.Peer, refused map[string]uint64) error 
 		if p.Draining {
 			state += ", draining"
 		}
-		cells := []string{p.Name, p.Site, p.Address, state, span(p.Rtt), span(p.Jitter), fmt.Sprintf("%.1f%%/%.1f%%", 100*p.Loss, 100*p.LossOut), heard,
+		cells := []string{p.Name, p.Site, p.Address, state, span(p.Rtt), span(p.Jitter), fmt.Sprintf("%.1f%%/%.1f%%", 100*p.Loss, 100*p.LossOut), heard, membership(p),
 			strings.Join(owns, " "), word("REPLICATION_STATE", p.Replication), digest, version, p.Reason}
 		if refused != nil {
 			cells = append(cells, fmt.Sprint(refused[p.Name]))
@@ -81,6 +82,14 @@ func printPeers(w io.Writer, peers []*v1.Peer, refused map[string]uint64) error 
 		t.add(cells...)
 	}
 	return t.print(w)
+}
+
+// membership says what gossip knows of p, and since when.
+func membership(p *v1.Peer) string {
+	if p.Membership == "" {
+		return ""
+	}
+	return p.Membership + " " + short(time.Since(p.MembershipSince.AsTime()))
 }
 
 func printRefusals(w io.Writer, refusals []*v1.Refusal) error {

@@ -25,6 +25,7 @@ import (
 	"github.com/shadowcast/shadowcast/sa/slot"
 	"github.com/shadowcast/shadowcast/sa/steer"
 	"github.com/shadowcast/shadowcast/ssm"
+	"github.com/shadowcast/shadowcast/ssm/member"
 	"github.com/shadowcast/shadowcast/ssm/peer"
 	"github.com/shadowcast/shadowcast/ssm/refusal"
 )
@@ -75,6 +76,7 @@ type Appliance struct {
 	health      *monitor
 	refusals    *refusal.Table
 	about       *descriptions
+	members     *member.Gossip
 
 	incarnation uint64
 	alone       atomic.Bool // the core hears no other appliance
@@ -208,6 +210,9 @@ func (a *Appliance) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if a.members, err = newMembers(a, key); err != nil {
+		return errors.Join(err, a.peers.Close())
+	}
 	if a.replicas, err = newReplicas(a); err != nil {
 		return errors.Join(err, a.peers.Close())
 	}
@@ -225,6 +230,7 @@ func (a *Appliance) Run(ctx context.Context) error {
 	g.Go(func() error { return a.replicas.run(gctx) })
 	g.Go(func() error { return a.registrars.run(gctx) })
 	g.Go(func() error { return a.about.run(gctx) })
+	g.Go(func() error { return a.runMembers(gctx) })
 	g.Go(func() error { return a.routes.run(gctx) })
 	g.Go(func() error { return a.watchRoutes(gctx) })
 	g.Go(func() error { return a.serveOperator(gctx) })

@@ -89,6 +89,7 @@ func (b backend) Peers(ctx context.Context) ([]*v1.Peer, error) {
 		}
 		x.Replication = a.replicationWith(cfg.Name, v)
 		a.about.fill(x)
+		a.fillMember(x)
 		for _, s := range v.Slots {
 			if s.Owner == p.Node {
 				x.Claims = append(x.Claims, &v1.Claim{Slot: uint32(s.Slot), Ticket: uint64(s.Ticket)})

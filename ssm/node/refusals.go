@@ -21,6 +21,7 @@ const (
 	fromProbes      = "probe"
 	fromReplication = "replication"
 	fromRegistrars  = "registrars"
+	fromGossip      = "gossip"
 	fromCore        = "core"
 )
 

@@ -62,7 +62,7 @@ func (l *Lab) newFleet() (*fleet, error) {
 		}
 		f.shared.Appliances = append(f.shared.Appliances, config.Appliance{
 			Name: a.Name, Site: a.Name, Location: loc, Labels: config.Labels{Rack: a.Name, Power: a.Name},
-			Address: a.Addr, ReplicationPort: 4501, ProbePort: 4502, RegistrarPort: 4503,
+			Address: a.Addr, ReplicationPort: 4501, ProbePort: 4502, RegistrarPort: 4503, GossipPort: 4504,
 		})
 		// The next appliances in the circle are the shadows.
 		i := slices.Index(names, a.Name)
