@@ -2,7 +2,9 @@ package preflight
 
 import (
 	"errors"
+	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -152,12 +154,21 @@ func TestWorstFirst(t *testing.T) {
 // The machine of the test can be looked at, whatever it is like.
 func TestGather(t *testing.T) {
 	f := fine(t)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
 	got := Gather(t.Context(), f.Config, Network{Routers: true, Paths: true})
 	if got.Release == "" || got.Interfaces == nil || len(got.Paths) != 2 || len(got.Routers) != 2 || got.Identity == nil {
 		t.Errorf("%+v", got)
 	}
 	if got.Root && len(got.Features) == 0 {
 		t.Error("root, but no feature of the kernel was tried")
+	}
+	here := l.Addr().(*net.TCPAddr).AddrPort()
+	if !slices.ContainsFunc(got.Ports, func(p Port) bool { return p.Protocol == "tcp" && p.Addr == here && p.Process == "preflight.test" }) {
+		t.Errorf("our own listener %s is not among %+v", here, got.Ports)
 	}
 	found := Check(got)
 	for _, want := range []string{"certificate", "address"} { // the example's files are not here

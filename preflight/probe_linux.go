@@ -18,7 +18,6 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/features"
-	"github.com/prometheus/procfs"
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/net/icmp"
@@ -79,29 +78,20 @@ func probeSA(esn bool) *netlink.XfrmState {
 
 // boundPorts lists the sockets of this namespace that may be in the way.
 func boundPorts() []Port {
-	fs, err := procfs.NewFS("/proc/thread-self")
-	if err != nil {
-		return nil
-	}
 	var out []Port
 	var inodes []uint64
-	add := func(proto string, ip net.IP, port, inode uint64) {
-		a, _ := netip.AddrFromSlice(ip)
-		out = append(out, Port{Protocol: proto, Addr: netip.AddrPortFrom(a.Unmap(), uint16(port))})
-		inodes = append(inodes, inode)
-	}
-	for _, read := range []func() (procfs.NetUDP, error){fs.NetUDP, fs.NetUDP6} {
-		lines, _ := read()
-		for _, l := range lines {
-			add("udp", l.LocalAddr, l.LocalPort, l.Inode)
-		}
-	}
 	const listening = 10 // TCP_LISTEN
-	for _, read := range []func() (procfs.NetTCP, error){fs.NetTCP, fs.NetTCP6} {
-		lines, _ := read()
-		for _, l := range lines {
-			if l.St == listening {
-				add("tcp", l.LocalAddr, l.LocalPort, l.Inode)
+	for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
+		for proto, list := range map[string]func(uint8) ([]*netlink.Socket, error){"udp": netlink.SocketDiagUDP, "tcp": netlink.SocketDiagTCP} {
+			socks, err := list(family)
+			if err != nil {
+				continue // sock_diag may be missing: then nothing is known
+			}
+			for _, s := range socks {
+				if a, ok := netip.AddrFromSlice(s.ID.Source); ok && (proto == "udp" || s.State == listening) {
+					out = append(out, Port{Protocol: proto, Addr: netip.AddrPortFrom(a.Unmap(), s.ID.SourcePort)})
+					inodes = append(inodes, uint64(s.INode))
+				}
 			}
 		}
 	}
