@@ -171,7 +171,14 @@ func (c *Core) onSlotEvent(ev Event) {
 		c.with(e.Slot, func(s *slot) { c.adopted(s, e.Ticket, e.Lives) })
 	case EvRestored:
 		c.with(e.Slot, func(s *slot) {
-			if s.floor = max(s.floor, e.Ticket); e.Owned && e.Ticket > s.ticket {
+			s.floor = max(s.floor, e.Ticket)
+			if !e.Owned {
+				return
+			}
+			// The next daemon must not take the charon that is started now, which
+			// knows no session, for the one that was active.
+			c.emit(ActRemember{Slot: s.cfg.Slot, Role: RoleNone, Ticket: e.Ticket})
+			if e.Ticket > s.ticket {
 				c.spent(s, e.Ticket)
 			}
 		})

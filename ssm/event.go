@@ -41,7 +41,7 @@ type (
 		Lives  map[Node]uint64 // as ActRemember told
 	}
 	// EvRestored says that a restarted daemon found the ticket it was armed
-	// with, or owned the slot by; the twin itself is built anew.
+	// with or, Owned, that the slot was claimed by; the twin is built anew.
 	EvRestored struct {
 		Slot   sa.Slot
 		Ticket sa.Ticket

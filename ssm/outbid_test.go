@@ -336,3 +336,25 @@ func TestOneThatStoodStillSuspectsNobody(t *testing.T) {
 		}
 	}
 }
+
+// The charon that replaces a dead one knows no session: the next daemon must not
+// adopt it as that of an owner.
+func TestRestoredOwnerForgetsThatItOwned(t *testing.T) {
+	f := newFleet(25, 3, 1)
+	settled(t, f)
+	n1 := f.node("n1")
+	for _, owned := range []bool{true, false} {
+		var got []ActRemember
+		for _, a := range n1.core.Step(EvRestored{Slot: 1, Ticket: 50, Owned: owned}, f.now) {
+			if x, ok := a.(ActRemember); ok {
+				got = append(got, x)
+			}
+		}
+		switch {
+		case owned && (len(got) != 1 || got[0].Role != RoleNone || got[0].Ticket != 50):
+			t.Errorf("owned by ticket 50: remembers %+v, want role none and the ticket", got)
+		case !owned && len(got) != 0:
+			t.Errorf("armed with ticket 50: remembers %+v, want what it did", got)
+		}
+	}
+}

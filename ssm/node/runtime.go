@@ -164,7 +164,7 @@ func (r *slotRuntime) begin() {
 	// A daemon that died in the middle of a move may have left it open.
 	r.a.problem(r.n, "close the fence of an earlier daemon", r.a.host.CloseFence(r.n))
 	if was.Ticket != 0 {
-		r.a.post(ssm.EvRestored{Slot: r.n, Ticket: was.Ticket, Owned: was.Role == ssm.RoleOwner})
+		r.a.post(ssm.EvRestored{Slot: r.n, Ticket: was.Ticket, Owned: was.Role != ssm.RoleShadow})
 	}
 	r.rebuild()
 }

@@ -109,7 +109,7 @@ func (s *shell) begin() {
 func (s *shell) afresh() {
 	s.fence, s.adopting = 0, false
 	if s.memory.ticket != 0 {
-		s.n.later(0, ssm.EvRestored{Slot: s.slot, Ticket: s.memory.ticket, Owned: s.memory.role == ssm.RoleOwner})
+		s.n.later(0, ssm.EvRestored{Slot: s.slot, Ticket: s.memory.ticket, Owned: s.memory.role != ssm.RoleShadow})
 	}
 	s.rebuild()
 }
