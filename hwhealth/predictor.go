@@ -125,7 +125,7 @@ func (p *Predictor) device(s Sample) *device {
 		}
 		d = &device{Device: s.Device, Tracks: map[Signal]*track{}, Rules: map[string]*mark{}}
 		p.devices[k] = d
-		if s.Device.Name != "" {
+		if s.Device.Slot() != "" {
 			p.replaced(s.Device)
 		}
 	}
@@ -135,7 +135,7 @@ func (p *Predictor) device(s Sample) *device {
 
 func (p *Predictor) replaced(by Device) {
 	for k, o := range p.devices {
-		if o.Device.Class == by.Class && o.Device.Name == by.Name && o.Device.Serial != by.Serial {
+		if k != by.Key() && o.Device.Slot() == by.Slot() {
 			for id, l := range p.latches {
 				if l.Device.Key() == k {
 					delete(p.latches, id)

@@ -128,6 +128,22 @@ func TestReplacedDriveTakesItsLatchAway(t *testing.T) {
 	}
 }
 
+// Sensors of one name stand beside each other: two processors have a "Core 0"
+// each, and what is known of one is not forgotten when the other speaks.
+func TestSensorsOfOneNameAreNotReplacedByEachOther(t *testing.T) {
+	r := newRig(t)
+	lim := Limits{HighWarn: 80, HighCrit: 100}
+	for range 3 {
+		for n, c := range map[string]float64{"coretemp.0": 50, "coretemp.1": 90} {
+			r.seeIn(Device{Class: ClassThermal, Serial: "coretemp@" + n + "/temp2", Name: "coretemp Core 0"}, Temperature, c, lim)
+		}
+		r.pass(5 * time.Second)
+	}
+	if c := cause(r.assess(), "T1.near"); c == nil || c.Device.Serial != "coretemp@coretemp.1/temp2" {
+		t.Errorf("the second processor at 90 of 100 degrees is no cause: %+v", r.assess().Causes)
+	}
+}
+
 func TestHeatRisesToALimit(t *testing.T) {
 	r := newRig(t)
 	l := Limits{LowCrit: math.NaN(), LowWarn: math.NaN(), HighWarn: 80, HighCrit: 100}

@@ -41,6 +41,19 @@ type Device struct {
 // Key identifies the device in the state store.
 func (d Device) Key() string { return string(d.Class) + "/" + d.Serial }
 
+// Slot is the place that one part at a time is in, "" where Name does not say so:
+// two processors have a sensor "Core 0" each, several zones the type "acpitz".
+// Another serial number in a slot is a part that was replaced.
+func (d Device) Slot() string {
+	switch d.Class {
+	case ClassDisk, ClassNVMe, ClassLink, ClassOptic:
+		if d.Name != "" {
+			return string(d.Class) + "/" + d.Name
+		}
+	}
+	return ""
+}
+
 // String is the device for people: "disk sda (S4X0)".
 func (d Device) String() string {
 	if d.Name == "" || d.Name == d.Serial {

@@ -79,13 +79,25 @@ type roster struct {
 	gone map[string]bool
 }
 
-// call compares the devices of a reading that worked with those before.
+// call compares the devices of a reading that worked with those before. A part
+// in whose slot there is another one was replaced, and is not missed.
 func (r *roster) call(b *batch, now map[string]hwhealth.Device) {
 	if r.seen == nil {
 		r.seen, r.gone = map[string]hwhealth.Device{}, map[string]bool{}
 	}
+	slots := map[string]bool{}
+	for _, d := range now {
+		if s := d.Slot(); s != "" {
+			slots[s] = true
+		}
+	}
 	for key, d := range r.seen {
 		if _, ok := now[key]; !ok {
+			if slots[d.Slot()] {
+				delete(r.seen, key)
+				delete(r.gone, key)
+				continue
+			}
 			r.gone[key] = true
 			b.out = append(b.out, b.goneSample(d))
 		}

@@ -19,13 +19,13 @@ import (
 type Disks struct {
 	roots Roots
 	mu    sync.Mutex
-	known map[string]hwhealth.Device // by kernel name; read once, names are not reused while a drive stays
-	path  map[string]string          // resolved sysfs path of the name, to notice a replacement
+	known map[string]hwhealth.Device // by kernel name
+	place map[string]string          // sysfs path and unit serial number of the name, to notice a replacement
 }
 
 // NewDisks looks at the drives below roots.
 func NewDisks(roots Roots) *Disks {
-	return &Disks{roots: roots, known: map[string]hwhealth.Device{}, path: map[string]string{}}
+	return &Disks{roots: roots, known: map[string]hwhealth.Device{}, place: map[string]string{}}
 }
 
 // controller is an NVMe controller.
@@ -81,25 +81,28 @@ func (k *Disks) Lookup(name string) hwhealth.Device {
 	if nvmeName.MatchString(name) {
 		dir, class = k.roots.sys("class", "nvme", name), hwhealth.ClassNVMe
 	}
+	text := func(f string) string { s, _ := dir.Text(f); return strings.TrimSpace(printable(s)) }
 	where := dir.Resolve()
+	unit := text("serial")
+	if unit == "" {
+		unit = unitSerial(dir.Path("vpd_pg80"))
+	}
+	if unit == "" {
+		unit = text("wwid")
+	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if d, ok := k.known[name]; ok && (where == "" || k.path[name] == where) {
+	// A drive that is swapped comes back at the same path; one that vanished is
+	// still spoken of.
+	if d, ok := k.known[name]; ok && (where == "" || k.place[name] == where+" "+unit) {
 		return d
 	}
-	text := func(f string) string { s, _ := dir.Text(f); return strings.TrimSpace(printable(s)) }
-	d := hwhealth.Device{Class: class, Name: name, Model: text("model"), Vendor: text("vendor"), Serial: text("serial")}
-	if d.Serial == "" {
-		d.Serial = unitSerial(dir.Path("vpd_pg80"))
-	}
-	if d.Serial == "" {
-		d.Serial = text("wwid")
-	}
+	d := hwhealth.Device{Class: class, Name: name, Model: text("model"), Vendor: text("vendor"), Serial: unit}
 	if d.Serial == "" {
 		d.Serial = name
 	}
 	if where != "" { // what is not there may come, and is looked up again
-		k.known[name], k.path[name] = d, where
+		k.known[name], k.place[name] = d, where+" "+unit
 	}
 	return d
 }

@@ -223,3 +223,20 @@ func TestVanish(t *testing.T) {
 		}
 	}
 }
+
+// A drive that is swapped between two readings is not missed, and the new one is
+// known by its own serial number.
+func TestSwappedDrive(t *testing.T) {
+	r := roots(t)
+	nvmeTree(t, r)
+	n := &nvmeLogs{disks: NewDisks(r), get: func(string, []byte) error { return nil }}
+	want(t, check(t, n.read(context.Background(), at)), map[string]float64{"nvme/S1 nvme.critical_warning": 0})
+	write(t, filepath.Join(r.Sys, "class/nvme/nvme0/serial"), "S2\n")
+	for range 2 {
+		got := check(t, n.read(context.Background(), at))
+		want(t, got, map[string]float64{"nvme/S2 nvme.critical_warning": 0})
+		if _, gone := got["nvme/S1 gone"]; gone {
+			t.Error("the drive that was replaced is missed")
+		}
+	}
+}
