@@ -123,9 +123,16 @@ func TestOverTLS(t *testing.T) {
 		}
 		last = got
 	}
-	d, err := w.peers(w.ids["ams"]).Describe(t.Context(), "fra")
-	if err != nil || d.Node != "fra" || len(d.Members) != 3 || !d.Founded || d.Seen[9] != last {
-		t.Errorf("fra describes %+v, %v; want 3 members and ticket %d", d, err, last)
+	// A follower learns with the next heartbeat that the last entry is committed.
+	g := w.peers(w.ids["ams"])
+	for end := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		d, err := g.Describe(t.Context(), "fra")
+		if err == nil && d.Node == "fra" && len(d.Members) == 3 && d.Founded && d.Seen[9] == last {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatalf("fra describes %+v, %v; want 3 members and ticket %d", d, err, last)
+		}
 	}
 
 	t.Run("refusals", func(t *testing.T) {
