@@ -2,6 +2,7 @@ package bgp
 
 import (
 	"fmt"
+	"net/netip"
 	"os"
 	"slices"
 	"strconv"
@@ -24,33 +25,41 @@ var dropCauses = []struct{ counter, means string }{
 
 // tcpDrops watches the counters.
 type tcpDrops struct {
-	mu   sync.Mutex
-	read func() ([]byte, error)
-	last map[string]uint64
+	mu    sync.Mutex
+	read  func() ([]byte, error)
+	first map[string]uint64                // when it was made
+	last  map[netip.Addr]map[string]uint64 // when each peer was asked for last
 }
 
-func newTCPDrops() *tcpDrops {
-	d := &tcpDrops{read: func() ([]byte, error) { return os.ReadFile(netstat) }}
-	d.hint()
+func newTCPDrops(read func() ([]byte, error)) *tcpDrops {
+	d := &tcpDrops{read: read, last: map[netip.Addr]map[string]uint64{}}
+	if b, err := read(); err == nil {
+		d.first = tcpExt(string(b))
+	}
 	return d
 }
 
-// hint says what TCP has dropped since the last call, "" for nothing known.
-func (d *tcpDrops) hint() string {
+func readNetstat() ([]byte, error) { return os.ReadFile(netstat) }
+
+// hint says what TCP has dropped since peer was asked for last, "" for nothing known.
+func (d *tcpDrops) hint(peer netip.Addr) string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	b, err := d.read()
 	if err != nil {
 		return ""
 	}
-	now := tcpExt(string(b))
+	now, before := tcpExt(string(b)), d.last[peer]
+	if before == nil {
+		before = d.first
+	}
 	var out []string
 	for _, c := range dropCauses {
-		if was, ok := d.last[c.counter]; ok && now[c.counter] > was {
+		if was, ok := before[c.counter]; ok && now[c.counter] > was {
 			out = append(out, c.means)
 		}
 	}
-	d.last = now
+	d.last[peer] = now
 	if len(out) == 0 {
 		return ""
 	}

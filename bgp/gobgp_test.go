@@ -19,7 +19,8 @@ import (
 )
 
 // Routers of these tests are GoBGPs in this process, on loopback addresses of their
-// own; what a real router makes of it is for the tests with BIRD and FRR.
+// own; what a real router makes of it is for the tests with BIRD and FRR. These tests
+// do not run side by side: GoBGP's StartBgp writes variables of its package.
 
 func loop(net, host int) netip.Addr { return netip.AddrFrom4([4]byte{127, 0, byte(net), byte(host)}) }
 
@@ -39,15 +40,27 @@ type goRouter struct {
 	got     map[netip.Prefix]*apiutil.Path
 }
 
-// newGoRouter is 127.0.<net>.<n>; the speaker is 127.0.<net>.1.
-func newGoRouter(t *testing.T, net, n int, asn uint32, mod func(*api.Peer)) *goRouter {
+// newGoRouter is 127.0.<net>.<n> and peers with the speaker at 127.0.<net>.1.
+func newGoRouter(t *testing.T, net, n int, asn uint32) *goRouter {
 	t.Helper()
-	r := &goRouter{addr: loop(net, n), speaker: loop(net, 1), got: map[netip.Prefix]*apiutil.Path{}}
+	r := startGoRouter(t, asn, loop(net, n))
+	r.speaker = loop(net, 1)
+	r.peer(t, r.addr, r.speaker, nil)
+	return r
+}
+
+func startGoRouter(t *testing.T, asn uint32, addrs ...netip.Addr) *goRouter {
+	t.Helper()
+	r := &goRouter{addr: addrs[0], got: map[netip.Prefix]*apiutil.Path{}}
 	r.srv = server.NewBgpServer(server.LoggerOption(slog.New(slog.DiscardHandler), &slog.LevelVar{}))
 	go r.srv.Serve()
 	t.Cleanup(r.srv.Stop)
+	g := &api.Global{Asn: asn, RouterId: r.addr.String(), ListenPort: 179}
+	for _, a := range addrs {
+		g.ListenAddresses = append(g.ListenAddresses, a.String())
+	}
 	ctx := context.Background()
-	if err := r.srv.StartBgp(ctx, &api.StartBgpRequest{Global: &api.Global{Asn: asn, RouterId: r.addr.String(), ListenPort: 179, ListenAddresses: []string{r.addr.String()}}}); err != nil {
+	if err := r.srv.StartBgp(ctx, &api.StartBgpRequest{Global: g}); err != nil {
 		t.Fatal(err)
 	}
 	if err := r.srv.WatchEvent(ctx, server.WatchEventMessageCallbacks{OnPathUpdate: func(ps []*apiutil.Path, _ time.Time) {
@@ -63,19 +76,24 @@ func newGoRouter(t *testing.T, net, n int, asn uint32, mod func(*api.Peer)) *goR
 	}}, server.WatchPostUpdate(false, "", "")); err != nil {
 		t.Fatal(err)
 	}
+	return r
+}
+
+// peer adds the session with the speaker at neighbor, passive unless mod says otherwise.
+func (r *goRouter) peer(t *testing.T, local, neighbor netip.Addr, mod func(*api.Peer)) {
+	t.Helper()
 	p := &api.Peer{
-		Conf:      &api.PeerConf{NeighborAddress: r.speaker.String(), PeerAsn: asAppliance},
-		Transport: &api.Transport{LocalAddress: r.addr.String(), PassiveMode: true},
+		Conf:      &api.PeerConf{NeighborAddress: neighbor.String(), PeerAsn: asAppliance},
+		Transport: &api.Transport{LocalAddress: local.String(), PassiveMode: true},
 		Timers:    &api.Timers{Config: &api.TimersConfig{ConnectRetry: 1, IdleHoldTimeAfterReset: 1}},
 		AfiSafis:  []*api.AfiSafi{{Config: &api.AfiSafiConfig{Family: &api.Family{Afi: api.Family_AFI_IP, Safi: api.Family_SAFI_UNICAST}, Enabled: true}}},
 	}
 	if mod != nil {
 		mod(p)
 	}
-	if err := r.srv.AddPeer(ctx, &api.AddPeerRequest{Peer: p}); err != nil {
+	if err := r.srv.AddPeer(context.Background(), &api.AddPeerRequest{Peer: p}); err != nil {
 		t.Fatal(err)
 	}
-	return r
 }
 
 // route renders what the router has of a prefix: "" for nothing.
@@ -169,8 +187,7 @@ func eventually(t *testing.T, what string, ok func() bool) {
 // of the ladder; two VIPs with MEDs of their own; liveness the same everywhere.
 func TestPerPeerPolicy(t *testing.T) {
 	needPort179(t)
-	t.Parallel()
-	r1, r2 := newGoRouter(t, 70, 2, 64500, nil), newGoRouter(t, 70, 3, 64600, nil)
+	r1, r2 := newGoRouter(t, 70, 2, 64500), newGoRouter(t, 70, 3, 64600)
 	p1, p2 := peerOf(r1, "r1", 64500), peerOf(r2, "r2", 64600)
 	p1.MEDAdd, p1.Communities = 20, []Community{64500<<16 | 100}
 	p2.Prepend, p2.DrainPrepend, p2.DrainCommunities = 1, 3, []Community{64600<<16 | 666}
@@ -212,8 +229,7 @@ func TestPerPeerPolicy(t *testing.T) {
 // draining first; the others are not touched. With all VIPs withdrawn nothing lingers.
 func TestRetiredVIP(t *testing.T) {
 	needPort179(t)
-	t.Parallel()
-	r1 := newGoRouter(t, 71, 2, 64500, nil)
+	r1 := newGoRouter(t, 71, 2, 64500)
 	s := runSpeaker(t, func(c *Config) { c.RetireFor = 400 * time.Millisecond }, peerOf(r1, "r1", 64500))
 	other := netip.MustParsePrefix("198.51.100.2/32")
 	d := Desired{VIPs: []netip.Prefix{vip4, other}, MEDBase: 100}
@@ -248,47 +264,62 @@ func TestRetiredVIP(t *testing.T) {
 }
 
 // TestRefusedEvents: what does not come up is told once, with the reason, and what TCP
-// drops in silence is guessed from the kernel's counters.
+// drops in silence is guessed from the kernel's counters. One router and one speaker
+// have a link for each mistake.
 func TestRefusedEvents(t *testing.T) {
 	needPort179(t)
-	t.Parallel()
 	active := func(p *api.Peer) { p.Transport.PassiveMode = false }
-	net := 72
-	for name, tc := range map[string]struct {
+	cases := []struct {
+		name   string
 		peer   func(*Peer)
 		router func(*api.Peer)
 		want   string
 	}{
-		"AS of the router":    {peer: func(p *Peer) { p.ASN = 64999 }, want: "its AS number is not the configured one"},
-		"our AS":              {router: func(p *api.Peer) { p.Conf.PeerAsn = 64998 }, want: "check our AS number"},
-		"password":            {func(p *Peer) { p.Password = "a" }, func(p *api.Peer) { active(p); p.Conf.AuthPassword = "b" }, "the passwords differ"},
-		"password only here":  {func(p *Peer) { p.Password = "a" }, active, "the router has no password"},
-		"password only there": {router: func(p *api.Peer) { active(p); p.Conf.AuthPassword = "b" }, want: "the router has a password, we have none"},
-		"ttl":                 {func(p *Peer) { p.TTLSecurity = true }, active, "the router does not send with TTL 255"},
-	} {
-		net++
-		here := net
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			r := newGoRouter(t, here, 2, 64500, tc.router)
-			p := peerOf(r, "r1", 64500)
-			if tc.peer != nil {
-				tc.peer(&p)
-			}
-			s := runSpeaker(t, nil, p)
-			e := s.event(t, "refusal", func(e Event) bool { return e.Kind == PeerRefused && strings.Contains(e.Reason, tc.want) })
-			t.Logf("%s: %s", e.Peer, e.Reason)
+		{"router-as", func(p *Peer) { p.ASN = 64999 }, nil, "its AS number is not the configured one"},
+		{"our-as", nil, func(p *api.Peer) { p.Conf.PeerAsn = 64998 }, "check our AS number"},
+		{"passwords", func(p *Peer) { p.Password = "a" }, func(p *api.Peer) { active(p); p.Conf.AuthPassword = "b" }, "the passwords differ"},
+		{"no-password-there", func(p *Peer) { p.Password = "a" }, active, "the router has no password"},
+		{"no-password-here", nil, func(p *api.Peer) { active(p); p.Conf.AuthPassword = "b" }, "the router has a password, we have none"},
+		{"ttl", func(p *Peer) { p.TTLSecurity = true }, active, "the router does not send with TTL 255"},
+	}
+	var here, there []netip.Addr
+	for i := range cases {
+		here, there = append(here, loop(80+i, 1)), append(there, loop(80+i, 2))
+	}
+	r := startGoRouter(t, 64500, there...)
+	var peers []Peer
+	for i, tc := range cases {
+		p := Peer{Name: tc.name, Address: there[i], LocalAddress: here[i], ASN: 64500, Role: Outside, HoldTime: 9 * time.Second}
+		if tc.peer != nil {
+			tc.peer(&p)
+		}
+		peers = append(peers, p)
+		r.peer(t, there[i], here[i], tc.router)
+	}
+	s := runSpeaker(t, func(c *Config) { c.ListenAddrs = here }, peers...)
+	defer func() {
+		if t.Failed() {
 			s.mu.Lock()
 			defer s.mu.Unlock()
-			seen := map[string]int{}
-			for _, e := range s.evs {
-				if e.Kind == PeerUp {
-					t.Errorf("the session came up")
-				}
-				if seen[e.Reason]++; seen[e.Reason] > 1 {
-					t.Errorf("told twice: %s", e.Reason)
-				}
-			}
+			t.Logf("events %+v", s.evs)
+		}
+	}()
+	for _, tc := range cases {
+		e := s.event(t, "refusal of "+tc.name, func(e Event) bool {
+			return e.Kind == PeerRefused && e.Peer == tc.name && strings.Contains(e.Reason, tc.want)
 		})
+		t.Logf("%s: %s", e.Peer, e.Reason)
+	}
+	s.mu.Lock()
+	evs := slices.Clone(s.evs)
+	s.mu.Unlock()
+	seen := map[[2]string]int{}
+	for _, e := range evs {
+		if e.Kind == PeerUp {
+			t.Errorf("the session %s came up", e.Peer)
+		}
+		if seen[[2]string{e.Peer, e.Reason}]++; seen[[2]string{e.Peer, e.Reason}] > 1 {
+			t.Errorf("told twice: %s: %s", e.Peer, e.Reason)
+		}
 	}
 }

@@ -86,8 +86,8 @@ func (h *logHandler) Handle(ctx context.Context, r slog.Record) error {
 		return true
 	})
 	if text := diagnose(r.Message, raw); text != "" && peer.IsValid() {
-		if r.Message == "failed to connect" {
-			text += h.drops.hint()
+		if r.Message == "failed to connect" && strings.HasSuffix(text, "timeout") {
+			text += h.drops.hint(peer)
 		}
 		h.refused(peer, text)
 	}

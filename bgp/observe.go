@@ -31,6 +31,7 @@ type observer struct {
 	diag  *diagnosis
 	log   *slog.Logger
 	emit  func([]Event)
+	began time.Time
 
 	mu    sync.Mutex
 	own   map[netip.Prefix]bool
@@ -57,7 +58,7 @@ type session struct {
 
 func newObserver(peers []Peer, diag *diagnosis, log *slog.Logger, emit func([]Event)) *observer {
 	o := &observer{
-		diag: diag, log: log, emit: emit,
+		diag: diag, log: log, emit: emit, began: time.Now(),
 		names: map[netip.Addr]string{},
 		own:   map[netip.Prefix]bool{},
 		live:  map[netip.Prefix]map[netip.Addr]*Sighting{},
@@ -317,13 +318,25 @@ func (o *observer) flaps(a netip.Addr, hold time.Duration) {
 // GoBGP itself waits for 4 minutes (RFC 4271 section 8.2.2: "a large value").
 const stuckAfter = 5 * time.Second
 
-// stuck returns what a handshake with a has waited for too long, "" for none.
+// unexplained is how long a session may be missing without any reason.
+const unexplained = 10 * time.Second
+
+// stuck returns what the session with a has waited for too long, "" for nothing.
 func (o *observer) stuck(a netip.Addr, now time.Time) string {
 	s := o.get(a)
-	if s.state != gobgp.BGP_FSM_OPENSENT && s.state != gobgp.BGP_FSM_OPENCONFIRM || now.Sub(s.entered) < stuckAfter {
-		return ""
+	since := s.since
+	if since.IsZero() {
+		since = o.began
 	}
-	return "the router took the connection and does not answer"
+	switch {
+	case s.up:
+	case (s.state == gobgp.BGP_FSM_OPENSENT || s.state == gobgp.BGP_FSM_OPENCONFIRM) && now.Sub(s.entered) >= stuckAfter:
+		return "the router took the connection and does not answer"
+	case now.Sub(since) >= unexplained && o.diag.get(a) == "":
+		// GoBGP's outgoing connections wait for an answer without a state of their own.
+		return "there is no session, and neither side says why"
+	}
+	return ""
 }
 
 // refused takes note of why the session with a does not come up.

@@ -190,7 +190,7 @@ func TestLogHandler(t *testing.T) {
 			told++
 		}
 	}
-	h := &logHandler{next: slog.NewTextHandler(&b, nil), names: map[netip.Addr]string{addr1: "r1"}, refused: refused, drops: newTCPDrops()}
+	h := &logHandler{next: slog.NewTextHandler(&b, nil), names: map[netip.Addr]string{addr1: "r1"}, refused: refused, drops: newTCPDrops(readNetstat)}
 	l := slog.New(h).With("Topic", "Peer", "Key", addr1.String())
 	l.Info("Peer Up")
 	l.Debug("failed to connect", "Error", "dial tcp: i/o timeout")
@@ -277,26 +277,52 @@ func TestFlappingEvent(t *testing.T) {
 	}
 }
 
+// TestStuck: what waits for too long is told, in a handshake sooner than elsewhere, and
+// not where a reason is known already.
+func TestStuck(t *testing.T) {
+	o, _ := testObserver()
+	at := func(d time.Duration) string { return o.stuck(addr1, o.began.Add(d)) }
+	if s := at(9 * time.Second); s != "" {
+		t.Errorf("after 9 s: %q", s)
+	}
+	if s := at(unexplained); !strings.Contains(s, "neither side says why") {
+		t.Errorf("after 10 s: %q", s)
+	}
+	o.refused(addr1, "connect: refused")
+	if s := at(time.Hour); s != "" {
+		t.Errorf("with a reason: %q", s)
+	}
+	p := o.peers[addr1]
+	p.state, p.entered = gobgp.BGP_FSM_OPENSENT, o.began
+	if s := at(stuckAfter); !strings.Contains(s, "took the connection") {
+		t.Errorf("in a handshake: %q", s)
+	}
+	p.up = true
+	if s := at(time.Hour); s != "" {
+		t.Errorf("of a session that is up: %q", s)
+	}
+}
+
 func TestTCPDrops(t *testing.T) {
 	text := "TcpExt: SyncookiesSent TCPMD5NotFound TCPMD5Failure TCPMinTTLDrop\nTcpExt: 1 %d %d %d\nIpExt: InNoRoutes\nIpExt: 4\n"
 	counts := [3]int{5, 6, 7}
-	d := &tcpDrops{read: func() ([]byte, error) { return fmt.Appendf(nil, text, counts[0], counts[1], counts[2]), nil }}
-	if h := d.hint(); h != "" {
-		t.Errorf("a first look says %q", h)
-	}
-	if h := d.hint(); h != "" {
+	d := newTCPDrops(func() ([]byte, error) { return fmt.Appendf(nil, text, counts[0], counts[1], counts[2]), nil })
+	if h := d.hint(addr1); h != "" {
 		t.Errorf("no change says %q", h)
 	}
 	counts[1], counts[2] = 8, 9
-	if h := d.hint(); !strings.Contains(h, "passwords differ") || !strings.Contains(h, "TTL below 255") || strings.Contains(h, "has no password") {
+	if h := d.hint(addr1); !strings.Contains(h, "passwords differ") || !strings.Contains(h, "TTL below 255") || strings.Contains(h, "has no password") {
 		t.Errorf("hint %q", h)
 	}
+	if h := d.hint(addr2); !strings.Contains(h, "passwords differ") {
+		t.Errorf("one peer's hint was taken by another: %q", h)
+	}
 	counts[0]++
-	if h := d.hint(); !strings.Contains(h, "the router has no password") || strings.Contains(h, "differ") {
+	if h := d.hint(addr1); !strings.Contains(h, "the router has no password") || strings.Contains(h, "differ") {
 		t.Errorf("hint %q", h)
 	}
 	d.read = func() ([]byte, error) { return []byte("TcpExt:"), nil }
-	if h := d.hint(); h != "" {
+	if h := d.hint(addr1); h != "" {
 		t.Errorf("a cut file says %q", h)
 	}
 }

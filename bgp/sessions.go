@@ -109,7 +109,7 @@ func (s *Speaker) care(ctx context.Context, srv *server.BgpServer, p Peer, parke
 		}
 	}
 	if text := s.obs.stuck(p.Address, now); text != "" {
-		s.obs.refused(p.Address, text+s.drops.hint())
+		s.obs.refused(p.Address, text+s.drops.hint(p.Address))
 	}
 	lost, hold := s.obs.takeLost(p.Address, p.BFD.Enabled, now)
 	if !lost {

@@ -62,7 +62,7 @@ func New(c Config, log *slog.Logger) (*Speaker, error) {
 		cfg:      c,
 		log:      log,
 		diag:     newDiagnosis(),
-		drops:    newTCPDrops(),
+		drops:    newTCPDrops(readNetstat),
 		queue:    newQueue(),
 		ready:    make(chan struct{}),
 		wake:     make(chan struct{}, 1),

@@ -10,7 +10,7 @@ func init() {
 		frr, ipv6 bool
 	}{{"routers-bird", false, false}, {"routers-frr", true, false}, {"routers-ipv6", false, true}, {"routers-frr-ipv6", true, true}} {
 		o := fleetOptions(ConnSpec{Cert: true})
-		o.FRR = x.frr
+		o.FRR, o.BFD = x.frr, thriftyBFD
 		o.Clients = []ClientSpec{{IPv6: x.ipv6, Conn: o.Conn}}
 		soft, family := "BIRD", "IPv4"
 		if x.frr {
@@ -25,6 +25,11 @@ func init() {
 		})
 	}
 }
+
+// thriftyBFD leaves the guest's one processor to others: these labs have up to 15 BFD
+// sessions, both ends in it. What these stories break takes the carrier away, which
+// routers see at once.
+var thriftyBFD = BFD{Interval: 300 * time.Millisecond, Multiplier: 3}
 
 // routersStory plays `fleet` and records what the takeover took.
 func routersStory(t *T, l *Lab) {
