@@ -25,7 +25,7 @@ func (a *Appliance) serveMetrics(ctx context.Context) error {
 type snapshots struct{ a *Appliance }
 
 func (s snapshots) Snapshot(ctx context.Context) (*metrics.Snapshot, error) {
-	a, b := s.a, backend{s.a}
+	a, b := s.a, backend(s)
 	v, err := a.view(ctx)
 	if err != nil {
 		return nil, err
