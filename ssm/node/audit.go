@@ -146,13 +146,14 @@ func (r *slotRuntime) repair(d audit.Difference, v audit.View, now time.Time) {
 		return
 	}
 	var act func(context.Context, *charon.Vici) (int, error)
+	end := false
 	switch {
 	case d.Kind == audit.CharonLacks:
 		e.Text = "a session, or child, that charon no longer has ends everywhere"
 		if stillInKernel(d, v) {
 			e.Text = "charon does not know a child whose SAs work: it is left alone"
 		} else {
-			defer r.ended(d, v)
+			end = true
 		}
 	case d.Kind == audit.MemoryLacks && d.SPI != 0 && !r.renewed(d.Session):
 		// What told of the child was lost, and so were message IDs: a new IKE_SA
@@ -174,6 +175,9 @@ func (r *slotRuntime) repair(d audit.Difference, v audit.View, now time.Time) {
 		}
 	}
 	r.a.events.Add(e)
+	if end {
+		r.ended(d, v)
+	}
 	if act != nil {
 		r.byVici("repair a session", act)
 	}

@@ -124,31 +124,17 @@ func (r *slotRuntime) forgetSuspects(now time.Time) {
 // rekeyWorn asks charon to rekey the children whose blocks run out: their numbers
 // have jumped with every takeover since their birth.
 func (r *slotRuntime) rekeyWorn() {
-	worn := map[sa.SPI]bool{}
+	var worn []sa.SPI
 	for _, d := range r.ledger.Docs() {
 		for _, c := range d.Children {
 			if c.Birth.NeedsRekey(r.ticket) {
-				worn[c.In] = true
+				worn = append(worn, c.In)
 			}
 		}
 	}
-	if len(worn) == 0 {
-		return
+	if len(worn) > 0 {
+		r.rekeyChildren("rekey children whose sequence blocks run out", worn)
 	}
-	vici := r.vici
-	r.group.Go(func() error {
-		sas, err := vici.ListSAs(r.ctx, true)
-		for _, s := range sas {
-			for _, c := range s.Children {
-				if worn[c.In] {
-					_, rerr := vici.RekeyChild(r.ctx, charon.Target{ID: c.UniqueID})
-					err = errors.Join(err, rerr)
-				}
-			}
-		}
-		r.a.problem(r.n, "rekey children whose sequence blocks run out", err)
-		return nil
-	})
 }
 
 func (r *slotRuntime) endOwner() {

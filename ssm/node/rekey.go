@@ -142,7 +142,7 @@ func (r *slotRuntime) rekeyDue(now time.Time) {
 	}
 	due := p.due(now, func(in sa.SPI) bool { _, ok := r.ledger.SessionOfSPI(in); return ok })
 	if len(due) > 0 {
-		r.rekeyChildren(due)
+		r.rekeyChildren("rekey children that were taken over", due)
 	}
 	if len(p.queue) == 0 {
 		r.rekeys = nil
@@ -153,19 +153,24 @@ func (r *slotRuntime) rekeyDue(now time.Time) {
 }
 
 // rekeyChildren asks charon to rekey the children with these inbound SPIs.
-func (r *slotRuntime) rekeyChildren(in []sa.SPI) {
+// what names it in an error.
+func (r *slotRuntime) rekeyChildren(what string, in []sa.SPI) {
+	want := map[sa.SPI]bool{}
+	for _, s := range in {
+		want[s] = true
+	}
 	vici := r.vici
 	r.group.Go(func() error {
 		sas, err := vici.ListSAs(r.ctx, true)
 		for _, s := range sas {
 			for _, c := range s.Children {
-				if slices.Contains(in, c.In) {
+				if want[c.In] {
 					_, rerr := vici.RekeyChild(r.ctx, charon.Target{ID: c.UniqueID})
 					err = errors.Join(err, rerr)
 				}
 			}
 		}
-		r.a.problem(r.n, "rekey children that were taken over", err)
+		r.a.problem(r.n, what, err)
 		return nil
 	})
 }
