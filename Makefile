@@ -13,7 +13,7 @@ export GOFLAGS     ?= -trimpath
 
 VERSION ?=
 
-.PHONY: deps build deb generate test unit race lab lint fuzz sim sim-mutants bench bench-collect bench-hwhealth demo campaign lab-routers clean
+.PHONY: deps build deb generate test unit race lab lint fuzz sim sim-mutants bench bench-collect bench-hwhealth demo campaign lab-routers lab-more clean
 
 deps: ## install what Debian must provide, leaving no service running
 	$(SUDO) sh scripts/deps.sh
@@ -69,6 +69,9 @@ campaign: build ## drains, power cuts, false alarms and aborts by the dozen; abo
 
 lab-routers: build ## the fleet with BIRD and with FRR, IPv4 and IPv6 VIP; order of the withdraw; sessions under repeated cuts; names
 	$(BIN)/shadowlab run 'routers-*' 'withdraw-*' dns-follow
+
+lab-more: build ## repairs by the audit, lifetimes across a takeover, strangers refused, the unit's capabilities
+	$(BIN)/shadowlab run 'audit-*' refusals unit-capabilities
 
 clean: ## remove build results and lab output
 	rm -rf $(BIN) $(OUT)
