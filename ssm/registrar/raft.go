@@ -13,7 +13,7 @@ import (
 
 // Timing of Raft. Nothing but re-arming waits for it, so it is patient.
 type Timing struct {
-	Heartbeat time.Duration // without a leader for so long: election; 1 s if 0
+	Heartbeat time.Duration // without a leader for so long: election; 2 s if 0
 	// SnapshotEvery is the number of entries after which a snapshot is taken and
 	// the log is cut; 1024 if 0.
 	SnapshotEvery uint64
@@ -49,9 +49,12 @@ func openMember(dir, node string, p Peers, t Timing, log *slog.Logger) (_ *membe
 	c.Logger = h
 	c.NoLegacyTelemetry = true
 	c.ShutdownOnRemove = false
-	if t.Heartbeat != 0 {
-		c.HeartbeatTimeout, c.ElectionTimeout, c.LeaderLeaseTimeout = t.Heartbeat, t.Heartbeat, t.Heartbeat/2
+	if t.Heartbeat == 0 {
+		t.Heartbeat = 2 * time.Second
 	}
+	// The library's defaults send to each follower some twenty times a second, which
+	// no other task of an appliance at rest comes near.
+	c.HeartbeatTimeout, c.ElectionTimeout, c.LeaderLeaseTimeout, c.CommitTimeout = t.Heartbeat, t.Heartbeat, t.Heartbeat/2, t.Heartbeat/4
 	c.SnapshotInterval, c.SnapshotThreshold = snapshotLook, 1024
 	if t.SnapshotEvery != 0 {
 		c.SnapshotThreshold = t.SnapshotEvery

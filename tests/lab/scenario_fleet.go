@@ -229,7 +229,8 @@ func handover(t *T, l *Lab, s *attached, name, to string) Scene {
 	// Packets may overtake each other where the way changes in the middle of the
 	// network; none may be lost or come twice.
 	if sc.Lost != 0 || sc.Up.Duplicates+sc.Down.Duplicates != 0 {
-		t.Errorf("%s: lost %d, duplicates %d/%d, want none%s", name, sc.Lost, sc.Up.Duplicates, sc.Down.Duplicates, sc.Refused)
+		// What follows would wipe the counters that tell where.
+		t.Fatalf("%s: lost %d, duplicates %d/%d, want none%s", name, sc.Lost, sc.Up.Duplicates, sc.Down.Duplicates, sc.Refused)
 	}
 	if got := owned(t, l, s.slot, from); got.Name != to {
 		t.Errorf("%s: slot %d is owned by %s, want %s", name, s.slot, got.Name, to)
