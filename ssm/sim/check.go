@@ -21,6 +21,9 @@ func (w *World) claimed(s *shell, x ssm.ActOwn) {
 	}
 	t.tickets[x.Ticket] = who
 	t.highest = max(t.highest, x.Ticket)
+	if n := len(t.owners); n == 0 || t.owners[n-1] != s.n.name {
+		t.owners = append(t.owners, s.n.name)
+	}
 	switch {
 	case x.Takeover:
 		t.heirs[x.Ticket] = s.under

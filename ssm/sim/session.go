@@ -49,6 +49,7 @@ type truth struct {
 	sessions []*session
 	tickets  map[sa.Ticket]tenure    // who has claimed with which
 	highest  sa.Ticket               // ever claimed
+	owners   []ssm.Node              // who have claimed, each time it was another one
 	renewed  map[sa.Ticket]sa.Ticket // of an owner that went on: which it had before
 	heirs    map[sa.Ticket]sa.Ticket // of an owner with sessions: by which ticket they were held before
 }

@@ -43,6 +43,7 @@ type Result struct {
 	Steps     int    // events that cores have taken
 	Violation string // "" if none
 	Trace     []string
+	Owners    map[sa.Slot][]ssm.Node // who claimed each slot from whom, in order
 }
 
 // settleTime is how long the healed fleet may take until everything is in order:
@@ -74,7 +75,11 @@ func Run(p Plan, trace bool) Result {
 	if w.violation == "" {
 		w.checkSettled()
 	}
-	return Result{Plan: p, Steps: w.steps, Violation: w.violation, Trace: w.trace}
+	owners := map[sa.Slot][]ssm.Node{}
+	for n, t := range w.slots {
+		owners[n] = t.owners
+	}
+	return Result{Plan: p, Steps: w.steps, Violation: w.violation, Trace: w.trace, Owners: owners}
 }
 
 func (w *World) until(end time.Duration) {
