@@ -14,6 +14,8 @@ const (
 	thermalThrottled  Signal = "thermal.throttled_share" // of the time
 	fanRelative       Signal = "fan.relative"            // of its usual speed at equal duty
 	powerDeviation    Signal = "power.deviation"         // from the nominal voltage
+	opticDecline      Signal = "optic.decline"           // 30 days / time to the module's low alarm at this slope
+	zoneHot           Signal = "fan.zone_hot"            // all fans of a zone stand still, told to turn, while heat rises
 	crcWindowPackets         = 1e7
 	crcWindow                = 5 * time.Minute
 	slopeTau                 = 60.0 // seconds
@@ -23,7 +25,7 @@ const (
 )
 
 var derived = map[Signal]bool{
-	linkCRCRatio: true, linkFECRate: true, thermalNearness: true, thermalLeft: true, thermalThrottled: true, fanRelative: true, powerDeviation: true,
+	linkCRCRatio: true, linkFECRate: true, opticDecline: true, zoneHot: true, thermalNearness: true, thermalLeft: true, thermalThrottled: true, fanRelative: true, powerDeviation: true,
 }
 
 // window gathers errors and packets until a ratio of them means something.
@@ -64,6 +66,8 @@ func (d *device) derive(s Sample, delta float64, known bool, prev float64, dt fl
 		if t := d.Tracks[s.Signal]; known && t.Rate >= 0 {
 			return level(linkFECRate, t.Rate)
 		}
+	case OpticRxPower:
+		return level(opticDecline, d.fade(s))
 	case Temperature:
 		return d.heat(s, prev, dt, level)
 	case ThrottleTime:
@@ -87,25 +91,57 @@ func (d *device) derive(s Sample, delta float64, known bool, prev float64, dt fl
 	return nil
 }
 
+// nearHeat is how many degrees below its maximum a temperature that rises counts:
+// a cold machine that starts to work is steep, too.
+const nearHeat = 10
+
+// heat returns the maximum and the critical temperature, if they are known.
+func (l Limits) heat() (high, crit float64, ok bool) {
+	high, crit = l.HighWarn, l.HighCrit
+	if l == (Limits{}) || math.IsNaN(crit) {
+		return 0, 0, false
+	}
+	if math.IsNaN(high) || high >= crit {
+		high = crit - nearHeat
+	}
+	return high, crit, true
+}
+
 // heat follows a temperature's slope and its place between maximum and critical.
 func (d *device) heat(s Sample, prev, dt float64, level func(Signal, float64) []Sample) []Sample {
-	crit := s.Limits.HighCrit
-	if s.Limits == (Limits{}) || math.IsNaN(crit) {
-		return nil
+	if dt > 0 {
+		d.Slope += ((s.Value-prev)/dt - d.Slope) * -math.Expm1(-dt/slopeTau)
 	}
-	high := s.Limits.HighWarn
-	if math.IsNaN(high) || high >= crit {
-		high = crit - 10
+	high, crit, ok := s.Limits.heat()
+	if !ok {
+		return nil
 	}
 	out := level(thermalNearness, math.Min(1, (s.Value-high)/(crit-high)))
 	if dt <= 0 {
 		return out
 	}
-	d.Slope += ((s.Value-prev)/dt - d.Slope) * -math.Expm1(-dt/slopeTau)
 	left := 1e6 // minutes: not in sight
-	// Near the limit only: a cold machine that starts to work is steep, too.
-	if d.Slope > 1e-3 && s.Value > high-10 {
+	if d.Slope > 1e-3 && s.Value > high-nearHeat {
 		left = math.Max(0, crit-s.Value) / d.Slope / 60
 	}
 	return append(out, level(thermalLeft, left)...)
+}
+
+// fade is 30 days over the time that received light takes to the module's low
+// alarm if it goes on as in the last week, 0 where it does not fall in a line.
+func (d *device) fade(s Sample) float64 {
+	if d.Light == nil {
+		d.Light = &trend{From: s.At}
+	}
+	d.Light.add(s.Value, s.At)
+	low := s.Limits.LowCrit
+	if s.Limits == (Limits{}) || math.IsNaN(low) || low <= noLight || s.At.Sub(d.Light.From) < trendNeeds {
+		return 0
+	}
+	slope, straight := d.Light.slope()
+	if slope >= 0 || straight < straightLine {
+		return 0
+	}
+	days := (s.Value - low) / -slope
+	return math.Min(2, 30/math.Max(days, 1))
 }

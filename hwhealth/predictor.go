@@ -26,6 +26,7 @@ const (
 type Predictor struct {
 	table   *drive.Table
 	rules   map[Class][]Rule
+	past    map[Signal]bool // some rule asks for its increases within a time
 	devices map[string]*device
 	latches map[string]*Latch // by device key and rule
 	booted  time.Time
@@ -43,6 +44,7 @@ type device struct {
 	Epoch  time.Time         `json:"epoch,omitempty"` // hour 0 of Drive
 	CRC    window            `json:"crc"`
 	Slope  float64           `json:"slope,omitempty"` // of a temperature, degrees a second
+	Light  *trend            `json:"light,omitempty"` // of received light, dBm
 	model  *drive.Model
 }
 
@@ -58,9 +60,14 @@ type mark struct {
 
 // New makes a predictor that knows nothing yet, with the built-in tables.
 func New() *Predictor {
-	p := &Predictor{table: drive.Default(), rules: map[Class][]Rule{}, devices: map[string]*device{}, latches: map[string]*Latch{}, half: [2]time.Duration{SlowHalfLife, FastHalfLife}}
+	p := &Predictor{table: drive.Default(), rules: map[Class][]Rule{}, past: map[Signal]bool{}, devices: map[string]*device{}, latches: map[string]*Latch{}, half: [2]time.Duration{SlowHalfLife, FastHalfLife}}
 	for _, r := range DefaultRules() {
 		p.rules[r.Class] = append(p.rules[r.Class], r)
+		for _, c := range r.All {
+			if !c.level() {
+				p.past[c.Signal] = true
+			}
+		}
 	}
 	return p
 }
@@ -102,6 +109,9 @@ func (p *Predictor) Observe(s Sample, now time.Time) {
 	}
 	prev, dt := t.Value, s.At.Sub(t.At).Seconds()
 	delta, known := t.observe(s)
+	if !p.past[s.Signal] {
+		t.Recent = t.Recent[:0]
+	}
 	p.host(s)
 	d.feedDrive(s, p.table)
 	p.judge(d, s.Signal, now)
@@ -109,7 +119,7 @@ func (p *Predictor) Observe(s Sample, now time.Time) {
 	if t.Seen == 1 {
 		dt = 0
 	}
-	for _, x := range d.derive(s, delta, known, prev, dt) {
+	for _, x := range append(d.derive(s, delta, known, prev, dt), p.zone(s, now)...) {
 		p.Observe(x, now)
 	}
 }
@@ -252,7 +262,7 @@ func (p *Predictor) judge(d *device, sig Signal, now time.Time) {
 			p.latch(d, r, now)
 			continue
 		}
-		m.Hazard = r.hazard()
+		m.Hazard = r.hazard(d.Device.Redundant != "")
 		if r.Scale {
 			m.Hazard *= math.Max(0, math.Min(2, d.Tracks[r.All[0].Signal].Value))
 		}

@@ -23,6 +23,9 @@ type Rule struct {
 	// Horizon of P: "1h" or "30d".
 	Horizon string  `json:"horizon,omitempty"`
 	P       float64 `json:"p,omitempty"`
+	// Group is the probability in place of P where others stand in for the part:
+	// of this a tenth counts as long as they are well. 0 is P.
+	Group float64 `json:"group,omitempty"`
 	// Scale multiplies the hazard by the value of the first condition's
 	// signal, between 0 and 2.
 	Scale bool `json:"scale,omitempty"`
@@ -111,12 +114,14 @@ func (r Rule) check() error {
 	switch {
 	case r.ID == "" || r.Class == "" || len(r.All) == 0 || r.Text == "" || r.Source == "":
 		return fmt.Errorf("id, class, all, text and source must be there")
-	case r.Hard && (r.P != 0 || r.Horizon != ""):
+	case r.Hard && (r.P != 0 || r.Group != 0 || r.Horizon != ""):
 		return fmt.Errorf("a hard limit has no probability")
 	case !r.Hard && (r.Horizon != "1h" && r.Horizon != "30d"):
 		return fmt.Errorf("horizon is %q, want 1h or 30d", r.Horizon)
 	case !r.Hard && !(r.P > 0 && r.P < 1):
 		return fmt.Errorf("p is %v, want a probability between 0 and 1", r.P)
+	case !(r.Group >= 0 && r.Group < 1):
+		return fmt.Errorf("group is %v, want a probability below 1", r.Group)
 	}
 	for _, c := range r.All {
 		switch c.When {
@@ -139,7 +144,8 @@ func (r Rule) check() error {
 	return nil
 }
 
-// horizon and hazard of a soft rule: the hazard is -ln(1-p).
+// horizon and hazard of a soft rule: the hazard is -ln(1-p), for a part that
+// others stand in for or one that is alone.
 func (r Rule) horizon() Horizon {
 	if r.Horizon == "1h" {
 		return Fast
@@ -147,7 +153,12 @@ func (r Rule) horizon() Horizon {
 	return Slow
 }
 
-func (r Rule) hazard() float64 { return -math.Log1p(-r.P) }
+func (r Rule) hazard(grouped bool) float64 {
+	if grouped && r.Group > 0 {
+		return -math.Log1p(-r.Group)
+	}
+	return -math.Log1p(-r.P)
+}
 
 // DefaultRules are the rules that are built in.
 var DefaultRules = sync.OnceValue(func() []Rule {

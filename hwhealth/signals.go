@@ -89,6 +89,8 @@ const (
 	PowerAlarm      Signal = "power.alarm"
 	PowerCritAlarm  Signal = "power.crit_alarm"
 	PowerOnBattery  Signal = "power.on_battery"
+	PowerHoldUp     Signal = "power.hold_up"
+	PowerCharge     Signal = "power.charge"
 	PowerCMOS       Signal = "power.cmos_battery"
 	MemoryCE        Signal = "memory.ce"
 	MemoryUE        Signal = "memory.ue"
@@ -218,10 +220,12 @@ var Signals = map[Signal]SignalInfo{
 	PowerAlarm:      {Level, Flag, "in*_alarm, curr*_alarm, power*_alarm"},
 	PowerCritAlarm:  {Level, Flag, "in*_lcrit_alarm, in*_crit_alarm and the like"},
 	PowerOnBattery:  {Level, Flag, "the UPS runs on battery"},
+	PowerHoldUp:     {Level, Minutes, "power_supply/*/time_to_empty_now: how long the battery lasts"},
+	PowerCharge:     {Level, Percent, "power_supply/*/capacity, of a battery that does not tell its time"},
 	PowerCMOS:       {Level, Volt, "real-time clock battery; reported, never acted on"},
 	MemoryCE:        {Counter, Count, "corrected errors of one DIMM or controller"},
 	MemoryUE:        {Counter, Count, "uncorrected errors of one DIMM or controller"},
-	MemoryRows:      {Level, Count, "distinct rows or banks with corrected errors"},
+	MemoryRows:      {Level, Count, "distinct rows of one DIMM with corrected errors, from EDAC's lines in the kernel log"},
 	MemoryCorrupted: {Level, Bytes, "/proc/meminfo HardwareCorrupted"},
 
 	MCECorrected:   {Counter, Count, "corrected machine checks"},

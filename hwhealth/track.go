@@ -7,10 +7,11 @@ import (
 
 // Times of the trackers.
 const (
-	baselineTau = 7 * 24 * time.Hour // of the slow mean, a part's own normal
-	lineRate    = 1e9                // counts a second; more is no wrap but a reset
-	recentEdges = 6                  // increases whose times are remembered
-	shortHalf   = 20.0               // samples, half-life of the short mean
+	baselineTau = 7 * 24 * time.Hour  // of the slow mean, a part's own normal
+	lineRate    = 1e9                 // counts a second; more is no wrap but a reset
+	recentEdges = 64                  // increases of which each one's time is remembered
+	edgesFor    = 31 * 24 * time.Hour // longer than any rule looks back
+	shortHalf   = 20.0                // samples, half-life of the short mean
 )
 
 // track is what is remembered of one signal of one device, in constant memory.
@@ -28,7 +29,8 @@ type track struct {
 	Short float64   `json:"short"` // EWMA over shortHalf samples, without the newest
 	Since time.Time `json:"since"` // of the slow mean
 
-	// Recent are the newest increases of a counter, or events.
+	// Recent are the increases of a counter, or events, of the last edgesFor,
+	// where a rule asks for them.
 	Recent []edge  `json:"recent,omitempty"`
 	Resets int     `json:"resets,omitempty"`
 	Every  float64 `json:"every,omitempty"` // seconds between samples, mean
@@ -40,10 +42,35 @@ type track struct {
 	Source       string    `json:"source"`
 }
 
-// edge is one increase.
+// edge is one increase, or several in a row that became one when there were too
+// many to remember each.
 type edge struct {
-	At time.Time `json:"at"`
-	N  float64   `json:"n"`
+	At    time.Time `json:"at"`              // of the newest
+	From  time.Time `json:"from,omitzero"`   // of the oldest, where there are several
+	N     float64   `json:"n"`               // by how much in all
+	Times int       `json:"times,omitempty"` // how many, where there are several
+}
+
+func (e edge) from() time.Time {
+	if e.From.IsZero() {
+		return e.At
+	}
+	return e.From
+}
+
+func (e edge) times() int { return max(1, e.Times) }
+
+// within is the share of e's increases that came after since: several are taken
+// to have come evenly.
+func (e edge) within(since time.Time) float64 {
+	switch from := e.from(); {
+	case !from.Before(since):
+		return 1
+	case e.At.Before(since):
+		return 0
+	default:
+		return float64(e.At.Sub(since)) / float64(e.At.Sub(from))
+	}
 }
 
 // observe takes a sample that passed Check and is not missing. It returns the
@@ -125,37 +152,47 @@ func (t *track) count(prev, dt float64) (float64, bool) {
 	return d, true
 }
 
-// push remembers an increase; the oldest two become one when there are too many.
+// push remembers an increase. Of too many, those two neighbours become one whose
+// common span is the smallest share of its age: what is recent stays exact, and
+// of the past the order of magnitude.
 func (t *track) push(at time.Time, n float64) {
-	t.Recent = append(t.Recent, edge{at, n})
-	if len(t.Recent) > recentEdges {
-		t.Recent[1].N += t.Recent[0].N
-		t.Recent = append(t.Recent[:0], t.Recent[1:]...)
+	t.Recent = append(t.Recent, edge{At: at, N: n})
+	old := 0
+	for old < len(t.Recent)-1 && at.Sub(t.Recent[old].At) > edgesFor {
+		old++
 	}
+	t.Recent = append(t.Recent[:0], t.Recent[old:]...)
+	if len(t.Recent) <= recentEdges {
+		return
+	}
+	best, least := 0, math.Inf(1)
+	for i, e := range t.Recent[:len(t.Recent)-1] {
+		next := t.Recent[i+1]
+		if share := next.At.Sub(e.from()).Seconds() / (1 + age(at, next.At).Seconds()); share < least {
+			best, least = i, share
+		}
+	}
+	a, b := t.Recent[best], t.Recent[best+1]
+	t.Recent[best] = edge{At: b.At, From: a.from(), N: a.N + b.N, Times: a.times() + b.times()}
+	t.Recent = append(t.Recent[:best+1], t.Recent[best+2:]...)
 }
 
-// grew is how much the signal grew within the last d. Where more increases came
-// than are remembered, the oldest remembered one stands for those before it.
+// grew is how much the signal grew within the last d.
 func (t *track) grew(now time.Time, d time.Duration) float64 {
 	n := 0.0
 	for _, e := range t.Recent {
-		if age(now, e.At) <= d {
-			n += e.N
-		}
+		n += e.N * e.within(now.Add(-d))
 	}
 	return n
 }
 
-// times is in how many samples the signal grew within the last d, at most
-// recentEdges.
+// times is in how many samples the signal grew within the last d.
 func (t *track) times(now time.Time, d time.Duration) int {
-	n := 0
+	n := 0.0
 	for _, e := range t.Recent {
-		if age(now, e.At) <= d {
-			n++
-		}
+		n += float64(e.times()) * e.within(now.Add(-d))
 	}
-	return n
+	return int(n + .5)
 }
 
 // cusum is the Poisson CUSUM of the remembered increases: S = max(0, S + n - k
@@ -164,16 +201,19 @@ func (t *track) cusum(now time.Time, l0, l1 float64) float64 {
 	k := (l1 - l0) / math.Log(l1/l0)
 	s := 0.0
 	var last time.Time
-	for i, e := range t.Recent {
-		if i > 0 {
-			s = math.Max(0, s-k*e.At.Sub(last).Hours()/24)
+	rest := func(until time.Time) {
+		if !last.IsZero() {
+			s = math.Max(0, s-k*age(until, last).Hours()/24)
 		}
+	}
+	for _, e := range t.Recent {
+		rest(e.from())
 		s += e.N
+		last = e.from()
+		rest(e.At)
 		last = e.At
 	}
-	if !last.IsZero() {
-		s = math.Max(0, s-k*age(now, last).Hours()/24)
-	}
+	rest(now)
 	return s
 }
 

@@ -2,6 +2,7 @@ package collect
 
 import (
 	"math"
+	"strings"
 	"testing"
 )
 
@@ -10,7 +11,8 @@ import (
 func FuzzTexts(f *testing.F) {
 	for _, s := range []string{"8.0 GT/s PCIe", "RxErr 3\nTOTAL_ERR_COR 7\n", "HardwareCorrupted:     4 kB\n", " THR: 4 1 Threshold\n", "0-3,8,10-11",
 		"some avg10=0.1 avg60=2.0 avg300=3 total=1\nfull avg10=0 avg60=1 avg300=0 total=0\n", "XfrmInError 3\nXfrmOutError 1\n",
-		"10 0 80 50 10 0 80 150 0 0 0 0 0 0 0 5 50", "4,1,5,-;nvme nvme0: I/O 12 QID 3 timeout, aborting", "0-99999999999"} {
+		"10 0 80 50 10 0 80 150 0 0 0 0 0 0 0 5 50", "4,1,5,-;nvme nvme0: I/O 12 QID 3 timeout, aborting", "0-99999999999",
+		edacLines[0].text} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
@@ -45,6 +47,9 @@ func FuzzTexts(f *testing.F) {
 			t.Errorf("record of %q is %+v", s, r)
 		}
 		_, _ = Match(s)
+		if e, ok := ParseCorrectedError(s); ok && (e.Label == "" || !strings.Contains(e.Place, "row:")) {
+			t.Errorf("%q is an error at %+v", s, e)
+		}
 	})
 }
 

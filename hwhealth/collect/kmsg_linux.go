@@ -114,6 +114,7 @@ type kernelLog struct {
 	nics   *nics
 	runDir string // "" starts at the end
 	now    func() time.Time
+	rows   erredRows
 }
 
 func (k *kernelLog) seqFile() string { return filepath.Join(k.runDir, "kmsg.seq") }
@@ -231,6 +232,13 @@ const kernelFacility = 0
 
 // tell makes the sample of a record.
 func (k *kernelLog) tell(r Record) (hwhealth.Sample, bool) {
+	if e, ok := ParseCorrectedError(r.Text); ok && r.Facility == kernelFacility {
+		if k.rows == nil {
+			k.rows = erredRows{}
+		}
+		d, n, ok := k.rows.add(k.roots, e)
+		return hwhealth.Of("kmsg", d, hwhealth.MemoryRows, n, k.now()), ok
+	}
 	f, ok := Match(r.Text)
 	if !ok || r.Facility != kernelFacility {
 		return hwhealth.Sample{}, false

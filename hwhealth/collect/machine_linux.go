@@ -37,6 +37,7 @@ func Machine(c Config) ([]Source, []Stream) {
 		{"sysfs-pci", everyPCIe, quick, (&pcie{nics: links, disks: disks}).read},
 		{"hwmon-temperature", everyTemperature, quick, temps.read},
 		{"hwmon", everyFan, quick, fans.read},
+		{"power-supply", everyFan, quick, (&supplies{c.Roots}).read},
 		{"thermal", everyTemperature, quick, (&zones{roots: c.Roots}).read},
 		{"throttle", everyThrottle, quick, (&throttle{c.Roots}).read},
 		{"edac", everyMemory, quick, (&memory{roots: c.Roots}).read},

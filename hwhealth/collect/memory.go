@@ -69,7 +69,7 @@ func (m *memory) controller(b *batch, dir sysfs.Dir, mc string, present map[stri
 		}
 		dimms++
 		label, _ := dir.Text(n, "dimm_label")
-		d := hwhealth.Device{Class: hwhealth.ClassMemory, Serial: mc + "/" + n, Name: printable(label)}
+		d := dimm(mc, n, label)
 		present[d.Key()] = d
 		b.counter(d, hwhealth.MemoryCE, dir, n, "dimm_ce_count")
 		b.counter(d, hwhealth.MemoryUE, dir, n, "dimm_ue_count")
