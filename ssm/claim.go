@@ -82,7 +82,7 @@ func (c *Core) tickShadow(s *slot) {
 		// Unarmed, or asked to get a ticket above the one a move will use.
 		c.request(s)
 	}
-	if !c.suspected(s.owner) {
+	if !c.unreached(s.owner) {
 		s.unheard = false
 	}
 	why, last := c.ownerGone(s)
@@ -123,7 +123,7 @@ func (c *Core) ownerGone(s *slot) (string, time.Time) {
 		return fmt.Sprintf("%s lost its memory and does not hold the slot any more", s.owner), s.orphan
 	}
 	if !p.suspect {
-		return "", time.Time{}
+		return c.ownerDeaf(s)
 	}
 	silent := fmt.Sprintf("%s silent for %s", s.owner, c.now.Sub(p.heard).Round(time.Millisecond))
 	switch {

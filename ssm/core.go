@@ -64,9 +64,9 @@ type slot struct {
 	floor        sa.Ticket // the next ticket must lie above
 	requested    time.Time
 	ready        bool
-	reason       string        // why not ready
-	rtt          time.Duration // from here to clients of the slot, 0 unknown
-	unheard      bool          // packets came that the owner cannot get
+	reason       string    // why not ready
+	path         pathTimes // from here to clients of the slot
+	unheard      bool      // packets came that the owner cannot get
 	evidence     time.Time
 	orphan       time.Time // since when the owner says that it is not the owner
 	activateBy   time.Time // taken over in a move: activate then at the latest
@@ -162,7 +162,7 @@ func (c *Core) Step(ev Event, now time.Time) []Action {
 func (c *Core) onSlotEvent(ev Event) {
 	switch e := ev.(type) {
 	case EvUndeliverable:
-		c.with(e.Slot, func(s *slot) { s.unheard = s.role == RoleShadow && c.suspected(s.owner) })
+		c.with(e.Slot, func(s *slot) { s.unheard = s.role == RoleShadow && c.unreached(s.owner) })
 	case EvSlotUp:
 		c.with(e.Slot, func(s *slot) { s.up, s.found = true, true })
 	case EvSlotDown:
@@ -207,7 +207,7 @@ func (c *Core) onSlotEvent(ev Event) {
 	case EvFlushed:
 		c.with(e.Slot, func(s *slot) { c.flushed(s, e) })
 	case EvRTT:
-		c.with(e.Slot, func(s *slot) { s.rtt = e.RTT })
+		c.with(e.Slot, func(s *slot) { s.path.add(e.RTT, e.Worst) })
 	case EvDrained:
 		c.with(e.Slot, func(s *slot) { c.drained(s, e) })
 	case EvFenceShut:

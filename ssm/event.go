@@ -25,7 +25,7 @@ type (
 		Up   bool
 	}
 	// EvUndeliverable says that packets of Slot arrived here since its owner
-	// went silent.
+	// went silent, or deaf.
 	EvUndeliverable struct{ Slot sa.Slot }
 	// EvSlotUp says that namespace and charon of Slot run here, passive, empty.
 	EvSlotUp struct{ Slot sa.Slot }
@@ -108,10 +108,11 @@ type (
 		Move uint64
 		Err  string
 	}
-	// EvRTT is the round-trip time from here to clients of the slot.
+	// EvRTT is one measurement of the round-trip time from here to the nearest client
+	// of the slot: the shortest of its answers is the path, the longest contains queues.
 	EvRTT struct {
-		Slot sa.Slot
-		RTT  time.Duration
+		Slot       sa.Slot
+		RTT, Worst time.Duration
 	}
 	// EvDrained answers ActDrain: no late packet for DrainQuiet.
 	EvDrained struct {

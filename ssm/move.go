@@ -215,9 +215,10 @@ const holdMargin = 5 * time.Millisecond
 
 // holdFor returns how long the target must hold its outbound packets so that
 // the old owner's last ones reach the clients first. RTTs bound the difference
-// of the one-way times from above where the delay lies in one direction.
+// of the one-way times from above where the delay lies in one direction: what is
+// slowest here against what is fastest there, lately.
 func (c *Core) holdFor(s *slot, to Node) (time.Duration, string) {
-	own, there := s.rtt, c.peers[to].slots[s.cfg.Slot].RTT
+	own, there := s.path.high(), c.peers[to].slots[s.cfg.Slot].RTT
 	if own == 0 || there == 0 {
 		return min(c.cfg.HoldDefault, c.cfg.HoldCap), "round-trip times to the clients unknown"
 	}

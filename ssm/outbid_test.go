@@ -292,7 +292,8 @@ func TestReportFitsInADatagram(t *testing.T) {
 		c.fit.wish = &Wish{Standing: StandingWithdrawn, Cause: "a.long.name.of.a.signal", For: time.Hour, Asks: true, Holds: true}
 		for _, s := range c.slots {
 			s.owner, s.ticket, s.life, s.armed, s.ready, s.role, s.up = names[1], 1<<20, math.MaxInt64, 1<<20, true, RoleShadow, true
-			s.seen, s.rtt = 1<<40, time.Second-1
+			s.seen = 1 << 40
+			s.path.add(time.Second-1, time.Second-1)
 		}
 		told := map[sa.Slot]bool{}
 		for range 20 {

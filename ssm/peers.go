@@ -26,6 +26,8 @@ type peer struct {
 	suspect     bool
 	routeLost   bool // its BGP liveness route was withdrawn
 	hears       []Node
+	deaf        time.Time // since when it says that it does not hear us; zero: it does
+	deafTold    bool
 	slots       map[sa.Slot]told
 	back        time.Time // since when it is heard without a break
 	standing    Standing
@@ -63,6 +65,7 @@ func (c *Core) bound() time.Duration {
 func (c *Core) suspect() {
 	for _, n := range c.cfg.Appliances {
 		p := c.peers[n]
+		c.tellDeaf(n)
 		if p == nil || p.heard.IsZero() || p.suspect || c.now.Sub(p.heard) <= c.bound() {
 			continue
 		}
@@ -113,7 +116,8 @@ func (c *Core) onReport(from Node, p *peer, r Report) {
 		c.report(ActReport{Kind: "heard", Text: "appliance " + string(from) + " is heard again"})
 		c.probeAt = c.now
 	}
-	p.heard, p.spoke, p.suspect, p.hears = c.now, c.now, false, r.Hears
+	p.heard, p.spoke, p.suspect = c.now, c.now, false
+	c.noteHears(p, r.Hears)
 	p.standing, p.level, p.risk, p.load, p.sessions, p.wish = r.Standing, r.Level, r.Risk, r.Load, r.Sessions, r.Wish
 	for _, sr := range r.Slots {
 		s := c.slots[sr.Slot]
@@ -266,7 +270,7 @@ func (c *Core) probe() {
 func round3(x float64) float64 { return math.Round(x*1000) / 1000 }
 
 func (c *Core) slotReport(s *slot) SlotReport {
-	r := SlotReport{Slot: s.cfg.Slot, Owner: s.owner, OwnerTicket: s.ticket, Armed: s.armed, Ready: s.ready && s.role == RoleShadow, Up: s.up, RTT: s.rtt}
+	r := SlotReport{Slot: s.cfg.Slot, Owner: s.owner, OwnerTicket: s.ticket, Armed: s.armed, Ready: s.ready && s.role == RoleShadow, Up: s.up, RTT: s.path.low()}
 	if s.role == RoleShadow {
 		r.Seen = s.seen
 	}

@@ -56,13 +56,13 @@ func (c *Core) wantSteer(s *slot) ActSteer {
 }
 
 // via returns the appliance to forward packets of s to: its owner, or one that
-// still hears the owner where this one does not.
+// still reaches the owner where this one does not.
 func (c *Core) via(s *slot) Node {
 	switch {
 	case s.owner == "" || s.owner == c.cfg.Self:
 		return ""
-	case c.suspected(s.owner):
-		if q := c.hearer(s.owner); q != "" {
+	case c.unreached(s.owner):
+		if q := c.relay(s.owner); q != "" {
 			return q
 		}
 	}
@@ -84,7 +84,7 @@ func (c *Core) clientSlots() []sa.Slot {
 			continue
 		}
 		if s.role != RoleOwner {
-			if s.owner != c.cfg.Self && !c.suspected(s.owner) {
+			if s.owner != c.cfg.Self && (!c.unreached(s.owner) || c.deaf(s.owner) && c.relay(s.owner) != "") {
 				if *any = append(*any, n); !c.leaving(s.owner) && !(c.balance.shedding && c.standing(s.owner) >= StandingDegraded) {
 					*fit = append(*fit, n)
 				}

@@ -84,6 +84,8 @@ func (c *Core) unfit(s *slot, n Node) string {
 	switch {
 	case p == nil || !c.alive(n):
 		return string(n) + " is not heard"
+	case c.deaf(n):
+		return string(n) + " does not hear this appliance"
 	case p.standing >= StandingDraining:
 		return string(n) + " is " + p.standing.String()
 	case p.tunnelDown:

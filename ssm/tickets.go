@@ -108,6 +108,9 @@ func (c *Core) tickRenew(s *slot) {
 	case !s.presetting() && (s.move != nil && s.move.phase != phasePrepare || !s.activateBy.IsZero()):
 		return // the ticket is part of the move
 	case !c.undisputed(s):
+		if !s.renewing.IsZero() {
+			s.renewing = c.now // the patience below is with those who hear us
+		}
 		return
 	case s.granted == 0:
 		s.floor = max(s.floor, s.outbid)
@@ -137,15 +140,15 @@ func (c *Core) tickRenew(s *slot) {
 // its next ticket.
 func (s *slot) presetting() bool { return s.role == RoleOwner && s.granted != 0 && s.renewing.IsZero() }
 
-// undisputed reports whether every other member of s is heard and, since its last
-// silence, has named no higher claim: an owner that rose above a living claimant
+// undisputed reports whether every other member of s is heard, hears us and, since its
+// last silence, has named no higher claim: an owner that rose above a living claimant
 // in a partition would take the slot from it, and with it what clients did there.
 func (c *Core) undisputed(s *slot) bool {
 	for _, n := range s.cfg.members() {
 		if n == c.cfg.Self {
 			continue
 		}
-		if p := c.peers[n]; !c.alive(n) || p.slots[s.cfg.Slot].at.Before(p.back) {
+		if p := c.peers[n]; !c.alive(n) || !p.deaf.IsZero() || p.slots[s.cfg.Slot].at.Before(p.back) {
 			return false
 		}
 	}

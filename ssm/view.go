@@ -40,6 +40,7 @@ type PeerView struct {
 	Risk, Load  float64
 	Sessions    int
 	Wish        *Wish // what its prediction asks for
+	Deaf        bool  // heard, and says that it does not hear us
 }
 
 // SlotView is one slot.
@@ -84,7 +85,7 @@ func (c *Core) View() View {
 	}
 	for _, n := range c.cfg.Appliances {
 		if p := c.peers[n]; p != nil {
-			v.Peers = append(v.Peers, PeerView{n, p.heard, p.suspect, p.routeLost, p.incarnation, p.standing, p.level, p.risk, p.load, p.sessions, p.wish})
+			v.Peers = append(v.Peers, PeerView{n, p.heard, p.suspect, p.routeLost, p.incarnation, p.standing, p.level, p.risk, p.load, p.sessions, p.wish, c.deaf(n)})
 		}
 	}
 	for _, s := range c.list {
@@ -103,7 +104,7 @@ func (c *Core) View() View {
 			}
 			sh := ShadowView{Node: m}
 			if m == c.cfg.Self {
-				sh.Ticket, sh.Ready, sh.RTT = s.armed, s.ready && s.armed > s.ticket, s.rtt
+				sh.Ticket, sh.Ready, sh.RTT = s.armed, s.ready && s.armed > s.ticket, s.path.low()
 			} else {
 				r := c.peers[m].slots[n]
 				sh.Ticket, sh.RTT = r.Armed, r.RTT
@@ -116,12 +117,12 @@ func (c *Core) View() View {
 	return v
 }
 
-// Unheard returns the slots shadowed here whose owner is silent: the shell
-// watches them for packets that cannot be delivered.
+// Unheard returns the slots shadowed here whose owner is silent, or deaf to us: the
+// shell watches them for packets that cannot be delivered.
 func (c *Core) Unheard() []sa.Slot {
 	var out []sa.Slot
 	for _, s := range c.list {
-		if s.role == RoleShadow && c.suspected(s.owner) {
+		if s.role == RoleShadow && c.unreached(s.owner) {
 			out = append(out, s.cfg.Slot)
 		}
 	}

@@ -427,7 +427,7 @@ type PeerState int32
 const (
 	PeerState_PEER_STATE_UNSPECIFIED PeerState = 0
 	PeerState_PEER_STATE_UP          PeerState = 1
-	// Probes are missing; no proof of death.
+	// Probes are missing, or it does not hear ours; no proof of death.
 	PeerState_PEER_STATE_SUSPECT PeerState = 2
 	PeerState_PEER_STATE_DOWN    PeerState = 3
 	// It answers, but we refuse it; the reason says why.

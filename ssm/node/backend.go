@@ -72,6 +72,8 @@ func (b backend) Peers(ctx context.Context) ([]*v1.Peer, error) {
 			if p.RouteLost {
 				x.Reason += ", its liveness route is withdrawn"
 			}
+		case p.Deaf:
+			x.State, x.Reason = v1.PeerState_PEER_STATE_SUSPECT, "it is heard and does not hear this appliance"
 		}
 		if !p.Heard.IsZero() {
 			x.LastHeard = timestamppb.New(p.Heard)

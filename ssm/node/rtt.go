@@ -16,28 +16,47 @@ import (
 // pingWait bounds one measurement.
 const pingWait = 400 * time.Millisecond
 
-// pingRTT returns the shortest round-trip time to any of addrs by ICMP echo
-// (RFC 792, RFC 4443), three to each, 0 where nobody answers. The shortest one
-// is the path; the others contain queues.
-func pingRTT(ctx context.Context, addrs []netip.Addr) time.Duration {
-	best := time.Duration(0)
-	for _, v6 := range []bool{false, true} {
+// roundTrip is what one measurement found: the shortest answer is the path, the
+// longest one contains queues. Zero where nobody answered.
+type roundTrip struct{ best, worst time.Duration }
+
+func (t *roundTrip) add(d time.Duration) {
+	if t.best == 0 || d < t.best {
+		t.best = d
+	}
+	t.worst = max(t.worst, d)
+}
+
+// nearest returns the one with the shortest path.
+func nearest(ts ...roundTrip) roundTrip {
+	var out roundTrip
+	for _, t := range ts {
+		if t.best > 0 && (out.best == 0 || t.best < out.best) {
+			out = t
+		}
+	}
+	return out
+}
+
+// pingRTT measures the round trip to the nearest of addrs by ICMP echo (RFC 792,
+// RFC 4443), three to each.
+func pingRTT(ctx context.Context, addrs []netip.Addr) roundTrip {
+	var found [2]roundTrip
+	for i, v6 := range []bool{false, true} {
 		var some []netip.Addr
 		for _, a := range addrs {
 			if a.Is6() == v6 {
 				some = append(some, a)
 			}
 		}
-		if d := pingFamily(ctx, some, v6); d > 0 && (best == 0 || d < best) {
-			best = d
-		}
+		found[i] = pingFamily(ctx, some, v6)
 	}
-	return best
+	return nearest(found[:]...)
 }
 
-func pingFamily(ctx context.Context, addrs []netip.Addr, v6 bool) time.Duration {
+func pingFamily(ctx context.Context, addrs []netip.Addr, v6 bool) roundTrip {
 	if len(addrs) == 0 {
-		return 0
+		return roundTrip{}
 	}
 	network, proto, typ, reply := "ip4:icmp", 1, icmp.Type(ipv4.ICMPTypeEcho), icmp.Type(ipv4.ICMPTypeEchoReply)
 	if v6 {
@@ -45,7 +64,7 @@ func pingFamily(ctx context.Context, addrs []netip.Addr, v6 bool) time.Duration 
 	}
 	conn, err := icmp.ListenPacket(network, "")
 	if err != nil {
-		return 0
+		return roundTrip{}
 	}
 	defer conn.Close()
 	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
@@ -66,7 +85,7 @@ func pingFamily(ctx context.Context, addrs []netip.Addr, v6 bool) time.Duration 
 			}
 		}
 	}
-	best := time.Duration(0)
+	times := make([]roundTrip, len(addrs))
 	buf := make([]byte, 1500)
 	for got := 0; got < sent; {
 		n, _, err := conn.ReadFrom(buf)
@@ -84,9 +103,9 @@ func pingFamily(ctx context.Context, addrs []netip.Addr, v6 bool) time.Duration 
 		}
 		got++
 		d := now.Sub(time.Unix(0, int64(binary.BigEndian.Uint64(e.Data))))
-		if d > 0 && d < 2*pingWait && (best == 0 || d < best) {
-			best = d
+		if i := e.Seq & 0xff; i < len(times) && d > 0 && d < 2*pingWait {
+			times[i].add(d)
 		}
 	}
-	return best
+	return nearest(times...)
 }

@@ -374,8 +374,8 @@ func (r *slotRuntime) ping(ctx context.Context) {
 	if len(addrs) == 0 {
 		return
 	}
-	if d := pingRTT(ctx, addrs); d > 0 {
-		r.a.post(ssm.EvRTT{Slot: r.n, RTT: d})
+	if d := pingRTT(ctx, addrs); d.best > 0 {
+		r.a.post(ssm.EvRTT{Slot: r.n, RTT: d.best, Worst: d.worst})
 	}
 }
 

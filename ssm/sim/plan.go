@@ -142,5 +142,6 @@ func NewPlan(seed int64) Plan {
 		}
 		add(f)
 	}
+	p.deaf()
 	return p
 }

@@ -86,3 +86,29 @@ func (p *Plan) theme(r *rand.Rand, at time.Duration) time.Duration {
 	}
 	return at + ms(200, 1200)
 }
+
+// deafEvery is how many plans have one with a deaf owner, on top of what else happens.
+const deafEvery = 11
+
+// deaf lets an owner hear one appliance less after the other while all hear it. It
+// draws from dice of its own, so that the other plans stay what they were.
+func (p *Plan) deaf() {
+	if p.Seed%deafEvery != 0 {
+		return
+	}
+	r := rand.New(rand.NewSource(^p.Seed))
+	ms := func(lo, hi int) time.Duration { return time.Duration(lo+r.Intn(hi-lo)) * time.Millisecond }
+	home, at := r.Intn(p.Slots)%p.Nodes, 2500*time.Millisecond+ms(0, 1500)
+	for _, n := range r.Perm(p.Nodes) {
+		if n != home {
+			p.Faults = append(p.Faults, Fault{At: at, Kind: CutOneWay, Node: n, Other: home})
+			at += ms(0, 300)
+		}
+	}
+	if r.Intn(2) == 0 {
+		p.Faults = append(p.Faults, Fault{At: at + ms(0, 1000), Kind: RouteFlap, Node: home, For: ms(300, 1500)})
+	}
+	at += ms(800, 2500)
+	p.Faults = append(p.Faults, Fault{At: at, Kind: Heal})
+	p.Span = max(p.Span, at+time.Second)
+}
