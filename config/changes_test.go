@@ -16,6 +16,7 @@ func TestChanges(t *testing.T) {
 		{func(*Config) {}, nil},
 		{func(c *Config) { c.Log.Level = slog.LevelDebug }, []string{"log.level"}},
 		{func(c *Config) { c.Metrics = netip.MustParseAddrPort("127.0.0.1:9501") }, []string{"metrics"}},
+		{func(c *Config) { c.Operator = netip.MustParseAddrPort("192.0.2.11:4505") }, []string{"operator"}},
 		{func(c *Config) { c.Fleet.Slots[1].Pools = c.Fleet.Slots[1].Pools[:1] }, []string{"fleet.slots[1].pools"}},
 		{func(c *Config) { c.Fleet.Slots[2].Shadows = []string{"fra", "ams"} }, []string{"fleet.slots[2].shadows[0]", "fleet.slots[2].shadows[1]"}},
 		{func(c *Config) { c.BGP.Peers = c.BGP.Peers[:1] }, []string{"bgp.peers"}},

@@ -40,6 +40,7 @@ func (c *collector) config(r *rawConfig) *Config {
 		Log:          c.log(r.Log),
 		PKI:          c.pki(r.PKI, r.Node),
 		Metrics:      c.listen("metrics.listen", r.Metrics.Listen),
+		Operator:     c.listen("operator.listen", r.Operator.Listen),
 		Uplinks:      c.interfaces("uplinks", r.Uplinks),
 		Inside:       c.interfaces("inside", r.Inside),
 		Fleet:        c.fleet(&r.Fleet),

@@ -37,6 +37,9 @@ type Config struct {
 	Shadowing bool
 	// Metrics is where the Prometheus endpoint listens; the zero value is off.
 	Metrics netip.AddrPort
+	// Operator is where the operator API listens for people with certificates; the
+	// zero value is off. The local socket is always there.
+	Operator netip.AddrPort
 	// Uplinks are the interfaces on which clients' packets arrive.
 	Uplinks []string
 	// Inside are the interfaces towards the protected network.

@@ -82,10 +82,10 @@ func TestExampleTellsDefaults(t *testing.T) {
 		lines = append(lines, line)
 	}
 	full := mustParse(t, strings.Join(lines, "\n"))
-	if full.Metrics.String() != "127.0.0.1:9501" || full.BGP.Peers[0].PasswordFile == "" || full.DNS.TTL != 30*time.Second || len(full.DNS.Names) != 1 {
+	if full.Metrics.String() != "127.0.0.1:9501" || full.Operator.String() != "192.0.2.11:4505" || full.BGP.Peers[0].PasswordFile == "" || full.DNS.TTL != 30*time.Second || len(full.DNS.Names) != 1 {
 		t.Fatal("the optional keys were not uncommented")
 	}
-	full.Metrics, full.BGP.Peers[0].PasswordFile, full.DNS = netip.AddrPort{}, "", DNS{}
+	full.Metrics, full.Operator, full.BGP.Peers[0].PasswordFile, full.DNS = netip.AddrPort{}, netip.AddrPort{}, "", DNS{}
 	if !reflect.DeepEqual(plain, full) {
 		t.Errorf("with the shown defaults:\n%+v\nwithout:\n%+v", full, plain)
 	}
@@ -99,7 +99,7 @@ func TestDefaultHealthIsTheTextsDefault(t *testing.T) {
 
 func TestMarshalRoundTrip(t *testing.T) {
 	c := mustParse(t, Example())
-	c.Metrics = netip.MustParseAddrPort("[::1]:9501")
+	c.Metrics, c.Operator = netip.MustParseAddrPort("[::1]:9501"), netip.MustParseAddrPort("[::1]:4505")
 	c.Shadowing = false
 	c.Log = Log{Level: slog.LevelDebug, Format: "json"}
 	c.Fleet.Slots[2].Shadows = nil
@@ -210,6 +210,7 @@ var wrongs = []wrong{
 	{"namespace prefix", "node: ams\n", "node: ams\nnetns_prefix: shadowcast-of-ams-in-a-hall-with-far-too-many-racks\n"},
 	{"log level", "node: ams\n", "node: ams\nlog: {level: verbose}\n"},
 	{"log format", "node: ams\n", "node: ams\nlog: {format: xml}\n"},
+	{"operator API on every address by accident", "node: ams\n", "node: ams\noperator: {listen: \":4505\"}\n"},
 	{"metrics without port", "node: ams\n", "node: ams\nmetrics: {listen: 127.0.0.1}\n"},
 	{"duplicate appliance", "name: fra\n", "name: ams\n"},
 	{"appliance without name", "- name: fra\n", "- name: \"\"\n"},

@@ -58,6 +58,9 @@ func (c *Config) raw() *rawConfig {
 	if c.Metrics.IsValid() {
 		r.Metrics.Listen = c.Metrics.String()
 	}
+	if c.Operator.IsValid() {
+		r.Operator.Listen = c.Operator.String()
+	}
 	for _, p := range c.BGP.Peers {
 		r.BGP.Peers = append(r.BGP.Peers, rawPeer{
 			Name: p.Name, Address: addrText(p.Address), LocalAddress: addrText(p.LocalAddress), ASN: int(p.ASN), Role: string(p.Role),

@@ -7,23 +7,24 @@ package config
 type duration string
 
 type rawConfig struct {
-	Node         string     `yaml:"node"`
-	RunDir       string     `yaml:"run_dir"`
-	StateDir     string     `yaml:"state_dir"`
-	BPFDir       string     `yaml:"bpf_dir"`
-	NetnsPrefix  string     `yaml:"netns_prefix"`
-	SwanctlDir   string     `yaml:"swanctl_dir"`
-	FleetKeyFile string     `yaml:"fleet_key_file"`
-	Shadowing    bool       `yaml:"shadowing"`
-	Log          rawLog     `yaml:"log"`
-	PKI          rawPKI     `yaml:"pki"`
-	Metrics      rawMetrics `yaml:"metrics,omitempty"`
-	Uplinks      []string   `yaml:"uplinks"`
-	Inside       []string   `yaml:"inside,omitempty"`
-	BGP          rawBGP     `yaml:"bgp,omitempty"`
-	DNS          rawDNS     `yaml:"dns,omitempty"`
-	Health       rawHealth  `yaml:"health"`
-	Fleet        rawFleet   `yaml:"fleet"`
+	Node         string    `yaml:"node"`
+	RunDir       string    `yaml:"run_dir"`
+	StateDir     string    `yaml:"state_dir"`
+	BPFDir       string    `yaml:"bpf_dir"`
+	NetnsPrefix  string    `yaml:"netns_prefix"`
+	SwanctlDir   string    `yaml:"swanctl_dir"`
+	FleetKeyFile string    `yaml:"fleet_key_file"`
+	Shadowing    bool      `yaml:"shadowing"`
+	Log          rawLog    `yaml:"log"`
+	PKI          rawPKI    `yaml:"pki"`
+	Metrics      rawListen `yaml:"metrics,omitempty"`
+	Operator     rawListen `yaml:"operator,omitempty"`
+	Uplinks      []string  `yaml:"uplinks"`
+	Inside       []string  `yaml:"inside,omitempty"`
+	BGP          rawBGP    `yaml:"bgp,omitempty"`
+	DNS          rawDNS    `yaml:"dns,omitempty"`
+	Health       rawHealth `yaml:"health"`
+	Fleet        rawFleet  `yaml:"fleet"`
 }
 
 type rawLog struct {
@@ -37,7 +38,8 @@ type rawPKI struct {
 	Key  string `yaml:"key"`
 }
 
-type rawMetrics struct {
+// rawListen is a service that listens somewhere, or is off.
+type rawListen struct {
 	Listen string `yaml:"listen,omitempty"`
 }
 

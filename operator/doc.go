@@ -1,7 +1,7 @@
 // Package operator serves the operator API (shadowcast.v1) of one appliance on a
-// local unix socket, and keeps the appliance's event log.
+// local unix socket, optionally over TCP too, and keeps the appliance's event log.
 //
-// It owns the socket, who may ask what (peer credentials), paging, the mapping of
+// It owns the socket, who may ask what (peer credentials, roles), paging, the mapping of
 // errors to status codes, the audit of mutating calls, and the bounded log of
 // events. It decides nothing about slots or sessions: it asks the small
 // interfaces of Backend, which the appliance shell (ssm/node) implements and

@@ -77,9 +77,16 @@ func fleet(sessions int) *operatortest.Fake {
 
 func start(t *testing.T, fake *operatortest.Fake, capacity int) *daemon {
 	t.Helper()
+	return startWith(t, fake, capacity, func(*operator.Server) {})
+}
+
+// startWith lets more be set before the server runs.
+func startWith(t *testing.T, fake *operatortest.Fake, capacity int, more func(*operator.Server)) *daemon {
+	t.Helper()
 	d := &daemon{fake: fake, log: &buffer{}, socket: filepath.Join(t.TempDir(), "shadowcast.sock")}
 	d.events = operator.NewEvents("ams", capacity, slog.New(slog.NewTextHandler(d.log, nil)))
 	d.server = operator.NewServer(d.socket, fake.Backend(), d.events)
+	more(d.server)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- d.server.Run(ctx) }()

@@ -2,17 +2,23 @@ package operator
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
+	"net"
+	"net/netip"
 	"os"
 	"time"
 
+	"golang.org/x/net/netutil"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/health"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/reflection"
 	"google.golang.org/grpc/status"
 
@@ -25,10 +31,23 @@ const stopTime = 3 * time.Second
 // maxMessage bounds a request: none holds more than names and numbers.
 const maxMessage = 64 << 10
 
+// What bounds callers over TCP, who are strangers until their certificate is checked.
+const (
+	maxRemote     = 64 // connections at a time
+	handshakeTime = 5 * time.Second
+	idleTime      = 5 * time.Minute
+	// maxAge ends connections, streams included, so that a certificate that expired
+	// or a CA that was taken away does not stay.
+	maxAge = 12 * time.Hour
+)
+
 // Server is the operator API of one appliance.
 type Server struct {
 	socket string
-	grpc   *grpc.Server
+	grpc   *grpc.Server // at the local socket
+	remote *grpc.Server // over TCP; nil without
+	addr   netip.AddrPort
+	far    net.Addr // where remote listens
 	health *health.Server
 	svc    *service
 	ready  chan struct{}
@@ -42,28 +61,48 @@ func NewServer(socket string, b Backend, events *Events) *Server {
 		svc:    &service{backend: b, events: events, stopping: make(chan struct{})},
 		ready:  make(chan struct{}),
 	}
-	s.grpc = grpc.NewServer(
-		grpc.Creds(peerCredentials{}),
+	s.grpc = s.serve(peerCredentials{})
+	s.SetServing(false)
+	return s
+}
+
+// ListenTLS makes Run answer people at addr too, each within the role that the
+// certificate gives. It must be called before Run; t is pki.Identity.PeopleTLS.
+func (s *Server) ListenTLS(addr netip.AddrPort, t *tls.Config) {
+	s.addr = addr
+	s.remote = s.serve(credentials.NewTLS(t), grpc.ConnectionTimeout(handshakeTime),
+		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionIdle: idleTime, MaxConnectionAge: maxAge, MaxConnectionAgeGrace: time.Minute}))
+}
+
+// serve makes a server of all services.
+func (s *Server) serve(creds credentials.TransportCredentials, more ...grpc.ServerOption) *grpc.Server {
+	g := grpc.NewServer(append(more,
+		grpc.Creds(creds),
 		grpc.MaxRecvMsgSize(maxMessage),
 		grpc.MaxConcurrentStreams(256),
-		grpc.UnaryInterceptor(func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, h grpc.UnaryHandler) (any, error) {
+		grpc.UnaryInterceptor(func(ctx context.Context, req any, info *grpc.UnaryServerInfo, h grpc.UnaryHandler) (any, error) {
+			if err := s.svc.permit(ctx, info.FullMethod); err != nil {
+				return nil, err
+			}
 			resp, err := h(ctx, req)
 			return resp, asStatus(err)
 		}),
-		grpc.StreamInterceptor(func(srv any, ss grpc.ServerStream, _ *grpc.StreamServerInfo, h grpc.StreamHandler) error {
+		grpc.StreamInterceptor(func(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, h grpc.StreamHandler) error {
+			if err := s.svc.permit(ss.Context(), info.FullMethod); err != nil {
+				return err
+			}
 			return asStatus(h(srv, ss))
 		}),
-	)
-	v1.RegisterOperatorServiceServer(s.grpc, s.svc)
-	v1.RegisterDrainServiceServer(s.grpc, drains{service: s.svc})
-	v1.RegisterUpgradeLockServiceServer(s.grpc, upgradeLocks{service: s.svc})
-	v1.RegisterShadowSetServiceServer(s.grpc, shadowSets{service: s.svc})
-	v1.RegisterRegistrarServiceServer(s.grpc, registrars{service: s.svc})
-	v1.RegisterHealthServiceServer(s.grpc, healths{service: s.svc})
-	healthv1.RegisterHealthServer(s.grpc, s.health)
-	reflection.Register(s.grpc)
-	s.SetServing(false)
-	return s
+	)...)
+	v1.RegisterOperatorServiceServer(g, s.svc)
+	v1.RegisterDrainServiceServer(g, drains{service: s.svc})
+	v1.RegisterUpgradeLockServiceServer(g, upgradeLocks{service: s.svc})
+	v1.RegisterShadowSetServiceServer(g, shadowSets{service: s.svc})
+	v1.RegisterRegistrarServiceServer(g, registrars{service: s.svc})
+	v1.RegisterHealthServiceServer(g, healths{service: s.svc})
+	healthv1.RegisterHealthServer(g, s.health)
+	reflection.Register(g)
+	return g
 }
 
 // String names the task.
@@ -71,6 +110,10 @@ func (s *Server) String() string { return "operator API" }
 
 // Ready is closed when the socket takes calls.
 func (s *Server) Ready() <-chan struct{} { return s.ready }
+
+// Remote is where people are answered over TCP, nil where they are not; known once
+// the server is ready.
+func (s *Server) Remote() net.Addr { return s.far }
 
 // SetServing tells the health service whether the appliance does its work. It
 // does not until this is called.
@@ -89,6 +132,17 @@ func (s *Server) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	var far net.Listener
+	if s.remote != nil {
+		if far, err = (&net.ListenConfig{}).Listen(ctx, "tcp", s.addr.String()); err != nil {
+			l.Close()
+			os.Remove(s.socket)
+			return fmt.Errorf("serve operator API: %w", err)
+		}
+		s.far = far.Addr()
+		// Before a certificate is checked anybody may take a connection.
+		far = netutil.LimitListener(far, maxRemote)
+	}
 	// Handovers outlive their callers, not the daemon.
 	life, end := context.WithCancel(context.WithoutCancel(ctx))
 	defer end()
@@ -96,20 +150,32 @@ func (s *Server) Run(ctx context.Context) error {
 	own, _ := os.Lstat(s.socket)
 
 	g, gctx := errgroup.WithContext(ctx)
-	g.Go(func() error {
-		if err := s.grpc.Serve(l); err != nil && !errors.Is(err, grpc.ErrServerStopped) {
-			return fmt.Errorf("serve operator API: %w", err)
-		}
-		return nil
-	})
+	stopped := make(chan struct{})
+	serve := func(srv *grpc.Server, l net.Listener) {
+		g.Go(func() error {
+			if err := srv.Serve(l); err != nil && !errors.Is(err, grpc.ErrServerStopped) {
+				return fmt.Errorf("serve operator API: %w", err)
+			}
+			return nil
+		})
+		g.Go(func() error {
+			<-stopped
+			force := time.AfterFunc(stopTime, srv.Stop)
+			defer force.Stop()
+			srv.GracefulStop()
+			return nil
+		})
+	}
+	serve(s.grpc, l)
+	if s.remote != nil {
+		serve(s.remote, far)
+	}
 	g.Go(func() error {
 		<-gctx.Done()
 		s.health.Shutdown()
 		close(s.svc.stopping)
 		end()
-		force := time.AfterFunc(stopTime, s.grpc.Stop)
-		defer force.Stop()
-		s.grpc.GracefulStop()
+		close(stopped)
 		return nil
 	})
 	close(s.ready)
@@ -132,14 +198,23 @@ func asStatus(err error) error {
 	}
 }
 
+// DialTLS connects over TCP to the daemon at address, a host and a port; t is
+// pki.PersonTLS. The connection is made by the first call.
+func DialTLS(address string, t *tls.Config) (*grpc.ClientConn, error) {
+	return dial("dns:///"+address, credentials.NewTLS(t))
+}
+
 // Dial connects to the daemon that listens at socket. The connection is made by
 // the first call.
 func Dial(socket string) (*grpc.ClientConn, error) {
-	conn, err := grpc.NewClient("unix:"+socket,
-		grpc.WithTransportCredentials(insecure.NewCredentials()),
+	return dial("unix:"+socket, insecure.NewCredentials())
+}
+
+func dial(target string, creds credentials.TransportCredentials) (*grpc.ClientConn, error) {
+	conn, err := grpc.NewClient(target, grpc.WithTransportCredentials(creds),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(64<<20)))
 	if err != nil {
-		return nil, fmt.Errorf("connect to %s: %w", socket, err)
+		return nil, fmt.Errorf("connect to %s: %w", target, err)
 	}
 	return conn, nil
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"log/slog"
+	"maps"
 	"strconv"
 
 	"google.golang.org/grpc"
@@ -106,7 +107,7 @@ func (s *service) GetSession(ctx context.Context, req *v1.GetSessionRequest) (*v
 		return nil, Invalid("SESSION_ID_INVALID", "session id: want 1 to %d characters", maxID)
 	}
 	if req.RevealKeys {
-		if c, ok := callerOf(ctx); !ok || c.UID != 0 {
+		if !callerOf(ctx).root {
 			err := Denied("KEYS_FOR_ROOT", "key material is shown to root only")
 			s.audit(ctx, "session.reveal-keys", 0, err, map[string]string{"session": req.Id})
 			return nil, err
@@ -218,10 +219,7 @@ func (s *service) GetBGP(ctx context.Context, _ *v1.GetBGPRequest) (*v1.GetBGPRe
 // audit records who did what, and how it ended.
 func (s *service) audit(ctx context.Context, call string, slot sa.Slot, err error, attrs map[string]string) {
 	attrs["call"] = call
-	attrs["uid"], attrs["pid"] = "unknown", "unknown"
-	if c, ok := callerOf(ctx); ok {
-		attrs["uid"], attrs["pid"] = strconv.FormatUint(uint64(c.UID), 10), strconv.Itoa(int(c.PID))
-	}
+	maps.Copy(attrs, callerOf(ctx).attrs)
 	ev := Event{Kind: "audit", Slot: slot, Message: "operator called " + call, Attributes: attrs}
 	if attrs["outcome"] == "" {
 		attrs["outcome"] = "done"

@@ -12,7 +12,6 @@ import (
 
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/credentials"
-	"google.golang.org/grpc/peer"
 )
 
 // socketMode lets root and the socket's group in. Who is in the group may move
@@ -57,16 +56,6 @@ type Caller struct {
 
 // AuthType makes Caller a credentials.AuthInfo.
 func (Caller) AuthType() string { return "unix-peer" }
-
-// callerOf returns who made the call of ctx.
-func callerOf(ctx context.Context) (Caller, bool) {
-	p, ok := peer.FromContext(ctx)
-	if !ok {
-		return Caller{}, false
-	}
-	c, ok := p.AuthInfo.(Caller)
-	return c, ok
-}
 
 // peerCredentials asks the kernel who is at the other end of a unix socket. The
 // wire is left as it is, so clients use insecure credentials.

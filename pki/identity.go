@@ -26,8 +26,9 @@ type Identity struct {
 type state struct {
 	fleet string
 	roots *x509.CertPool
-	until time.Time // the last CA ends
-	cert  *tls.Certificate
+	until time.Time           // the last CA ends
+	chain []*x509.Certificate // our own, leaf first
+	cert  *tls.Certificate    // it with its key
 }
 
 // Load reads the files of appliance name and checks that they belong together.
@@ -41,41 +42,11 @@ func Load(f Files, name string) (*Identity, error) {
 
 // Reload reads the files again. On an error the old ones stay in use.
 func (id *Identity) Reload() error {
-	cas, err := readCerts(id.files.CA)
+	s, err := id.read()
 	if err != nil {
 		return err
 	}
-	s := &state{roots: x509.NewCertPool()}
-	for i, ca := range cas { // several while a CA is being replaced
-		fleet, err := fleetOf(ca)
-		if err != nil {
-			return fmt.Errorf("read %s: %w", id.files.CA, err)
-		}
-		if i > 0 && fleet != s.fleet {
-			return fmt.Errorf("read %s: it holds CAs of the fleets %s and %s", id.files.CA, s.fleet, fleet)
-		}
-		s.fleet = fleet
-		s.roots.AddCert(ca)
-		if ca.NotAfter.After(s.until) {
-			s.until = ca.NotAfter
-		}
-	}
-	chain, err := readCerts(id.files.Cert)
-	if err != nil {
-		return err
-	}
-	key, err := readKey(id.files.Key)
-	if err != nil {
-		return err
-	}
-	if !matches(chain[0], key) {
-		return fmt.Errorf("read %s: it is not the key of %s", id.files.Key, id.files.Cert)
-	}
-	s.cert = &tls.Certificate{PrivateKey: key, Leaf: chain[0]}
-	for _, c := range chain {
-		s.cert.Certificate = append(s.cert.Certificate, c.Raw)
-	}
-	name, err := s.verify(chain, x509.ExtKeyUsageAny)
+	name, err := s.verify(s.chain, x509.ExtKeyUsageAny)
 	if err != nil {
 		return fmt.Errorf("check %s: %w", id.files.Cert, err)
 	}
@@ -84,6 +55,44 @@ func (id *Identity) Reload() error {
 	}
 	id.state.Store(s)
 	return nil
+}
+
+// read reads the files and checks that key and certificate belong together.
+func (id *Identity) read() (*state, error) {
+	cas, err := readCerts(id.files.CA)
+	if err != nil {
+		return nil, err
+	}
+	s := &state{roots: x509.NewCertPool()}
+	for i, ca := range cas { // several while a CA is being replaced
+		fleet, err := fleetOf(ca)
+		if err != nil {
+			return nil, fmt.Errorf("read %s: %w", id.files.CA, err)
+		}
+		if i > 0 && fleet != s.fleet {
+			return nil, fmt.Errorf("read %s: it holds CAs of the fleets %s and %s", id.files.CA, s.fleet, fleet)
+		}
+		s.fleet = fleet
+		s.roots.AddCert(ca)
+		if ca.NotAfter.After(s.until) {
+			s.until = ca.NotAfter
+		}
+	}
+	if s.chain, err = readCerts(id.files.Cert); err != nil {
+		return nil, err
+	}
+	key, err := readKey(id.files.Key)
+	if err != nil {
+		return nil, err
+	}
+	if !matches(s.chain[0], key) {
+		return nil, fmt.Errorf("read %s: it is not the key of %s", id.files.Key, id.files.Cert)
+	}
+	s.cert = &tls.Certificate{PrivateKey: key, Leaf: s.chain[0]}
+	for _, c := range s.chain {
+		s.cert.Certificate = append(s.cert.Certificate, c.Raw)
+	}
+	return s, nil
 }
 
 // Name is the appliance's name.
@@ -104,7 +113,11 @@ func (id *Identity) CANotAfter() time.Time { return id.state.Load().until }
 // ServerTLS accepts appliances of our fleet with TLS 1.3. allow may refuse some
 // by name; nil accepts every one. PeerName tells who it is afterwards.
 func (id *Identity) ServerTLS(allow func(name string) error) *tls.Config {
-	c := id.config(x509.ExtKeyUsageClientAuth, allow)
+	return server(id.config(id.member(x509.ExtKeyUsageClientAuth, allow)))
+}
+
+// server makes c demand a certificate.
+func server(c *tls.Config) *tls.Config {
 	c.ClientAuth = tls.RequireAnyClientCert // verified by VerifyConnection
 	c.SessionTicketsDisabled = true         // a resumed session would outlive a Reload
 	return c
@@ -112,12 +125,12 @@ func (id *Identity) ServerTLS(allow func(name string) error) *tls.Config {
 
 // ClientTLS reaches the appliance called peer with TLS 1.3, and no other.
 func (id *Identity) ClientTLS(peer string) *tls.Config {
-	c := id.config(x509.ExtKeyUsageServerAuth, func(name string) error {
+	c := id.config(id.member(x509.ExtKeyUsageServerAuth, func(name string) error {
 		if name != peer {
 			return fmt.Errorf("it is %s, want %s", name, peer)
 		}
 		return nil
-	})
+	}))
 	c.ServerName = peer
 	// VerifyConnection verifies instead: against the CA of the moment, which a
 	// RootCAs fixed here would not follow, and by the rules of this package.
@@ -125,19 +138,27 @@ func (id *Identity) ClientTLS(peer string) *tls.Config {
 	return c
 }
 
-func (id *Identity) config(usage x509.ExtKeyUsage, allow func(string) error) *tls.Config {
+// member accepts chains of appliances that allow does not refuse.
+func (id *Identity) member(usage x509.ExtKeyUsage, allow func(string) error) func([]*x509.Certificate) error {
+	return func(chain []*x509.Certificate) error {
+		name, err := id.state.Load().verify(chain, usage)
+		if err == nil && allow != nil {
+			if err = allow(name); err != nil {
+				err = fmt.Errorf("%w: %w", ErrName, err)
+			}
+		}
+		return err
+	}
+}
+
+// config shows our certificate and lets accept judge the other's chain, leaf first.
+func (id *Identity) config(accept func([]*x509.Certificate) error) *tls.Config {
 	return &tls.Config{
 		MinVersion:           tls.VersionTLS13,
 		GetCertificate:       func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return id.state.Load().cert, nil },
 		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return id.state.Load().cert, nil },
 		VerifyConnection: func(cs tls.ConnectionState) error {
-			name, err := id.state.Load().verify(cs.PeerCertificates, usage)
-			if err == nil && allow != nil {
-				if err = allow(name); err != nil {
-					err = fmt.Errorf("%w: %w", ErrName, err)
-				}
-			}
-			if err != nil {
+			if err := accept(cs.PeerCertificates); err != nil {
 				return fmt.Errorf("refuse peer: %w", err)
 			}
 			return nil
@@ -147,8 +168,29 @@ func (id *Identity) config(usage x509.ExtKeyUsage, allow func(string) error) *tl
 
 // verify checks a chain, leaf first, and returns the appliance's name.
 func (s *state) verify(chain []*x509.Certificate, usage x509.ExtKeyUsage) (string, error) {
+	leaf, err := s.verifyChain(chain, usage)
+	if err != nil {
+		return "", err
+	}
+	name, err := nameOf(leaf)
+	if err != nil {
+		return "", err
+	}
+	return name, s.ours(leaf)
+}
+
+// ours checks that a leaf, whose URI is one of ours, is of our fleet.
+func (s *state) ours(leaf *x509.Certificate) error {
+	if got := leaf.URIs[0].Host; got != s.fleet {
+		return fmt.Errorf("certificate of %q: %w: %s, want %s", leaf.Subject.CommonName, ErrOtherFleet, got, s.fleet)
+	}
+	return nil
+}
+
+// verifyChain checks that a chain ends at a CA of ours, whoever its leaf names.
+func (s *state) verifyChain(chain []*x509.Certificate, usage x509.ExtKeyUsage) (*x509.Certificate, error) {
 	if len(chain) == 0 {
-		return "", errors.New("no certificate")
+		return nil, errors.New("no certificate")
 	}
 	leaf := chain[0]
 	opts := x509.VerifyOptions{Roots: s.roots, Intermediates: x509.NewCertPool(), KeyUsages: []x509.ExtKeyUsage{usage}}
@@ -159,16 +201,9 @@ func (s *state) verify(chain []*x509.Certificate, usage x509.ExtKeyUsage) (strin
 		if _, foreign := errors.AsType[x509.UnknownAuthorityError](err); foreign {
 			err = fmt.Errorf("%w: %w", ErrOtherFleet, err)
 		}
-		return "", fmt.Errorf("certificate of %q: %w", leaf.Subject.CommonName, err)
+		return nil, fmt.Errorf("certificate of %q: %w", leaf.Subject.CommonName, err)
 	}
-	name, err := nameOf(leaf)
-	if err != nil {
-		return "", err
-	}
-	if got := leaf.URIs[0].Host; got != s.fleet {
-		return "", fmt.Errorf("certificate of %q: %w: %s, want %s", name, ErrOtherFleet, got, s.fleet)
-	}
-	return name, nil
+	return leaf, nil
 }
 
 // nameOf reads the appliance's name, which stands in the certificate twice.

@@ -118,20 +118,31 @@ func Init(dir string, o Options) (Made, error) {
 // dir, and writes them there. The addresses go into the certificate for the
 // charon that protects the peer tunnels; peers check the name only.
 func Issue(dir, name string, addresses []netip.Addr, o Options) (Made, error) {
+	return issueNamed(dir, name, o, func(fleet string, t *x509.Certificate) {
+		t.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}
+		t.DNSNames, t.URIs = []string{name}, []*url.URL{memberURI(fleet, name)}
+		for _, a := range addresses {
+			t.IPAddresses = append(t.IPAddresses, net.IP(a.AsSlice()))
+		}
+	})
+}
+
+// issueNamed makes name's certificate, in which about says what it is for.
+func issueNamed(dir, name string, o Options, about func(fleet string, t *x509.Certificate)) (Made, error) {
 	if !nameForm.MatchString(name) {
 		return Made{}, fmt.Errorf("issue certificate: name %q: want at most 32 lower-case letters, digits and inner hyphens", name)
 	}
 	if name+".crt" == CACertFile || name+".key" == FleetKeyFile {
 		return Made{}, fmt.Errorf("issue certificate: name %q: its files would replace the fleet's own, want another name", name)
 	}
-	made, err := issue(dir, name, addresses, o)
+	made, err := issue(dir, name, o, about)
 	if err != nil {
 		return Made{}, fmt.Errorf("issue certificate for %s: %w", name, err)
 	}
 	return made, nil
 }
 
-func issue(dir, name string, addresses []netip.Addr, o Options) (Made, error) {
+func issue(dir, name string, o Options, about func(fleet string, t *x509.Certificate)) (Made, error) {
 	if err := o.fill(DefaultCertValidity); err != nil {
 		return Made{}, err
 	}
@@ -156,14 +167,9 @@ func issue(dir, name string, addresses []netip.Addr, o Options) (Made, error) {
 		NotBefore:             o.Now.Add(-skew),
 		NotAfter:              notAfter,
 		KeyUsage:              x509.KeyUsageDigitalSignature,
-		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 		BasicConstraintsValid: true,
-		DNSNames:              []string{name},
-		URIs:                  []*url.URL{memberURI(fleet, name)},
 	}
-	for _, a := range addresses {
-		tmpl.IPAddresses = append(tmpl.IPAddresses, net.IP(a.AsSlice()))
-	}
+	about(fleet, tmpl)
 	der, err := x509.CreateCertificate(rand.Reader, tmpl, ca, key.Public(), caKey)
 	if err != nil {
 		return Made{}, err

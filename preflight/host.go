@@ -137,6 +137,9 @@ func ports(f *Facts, out *findings) {
 		{"udp", self.ProbePort, "probes and claims", "set fleet.appliances[].probe_port, or end the process"},
 		{"tcp", self.ReplicationPort, "replication", "set fleet.appliances[].replication_port, or end the process"},
 	}
+	if c.Operator.IsValid() {
+		needs = append(needs, need{"tcp", c.Operator.Port(), "the operator API", "set operator.listen, or end the process"})
+	}
 	if c.BGP.Enabled() {
 		needs = append(needs, need{"tcp", c.BGP.ListenPort, "BGP", "set bgp.listen_port, or end the other BGP daemon"})
 		if slices.ContainsFunc(c.BGP.Peers, func(p config.BGPPeer) bool { return p.BFD.Enabled }) {

@@ -33,6 +33,9 @@ func (a *app) dial() (v1.OperatorServiceClient, io.Closer, error) {
 }
 
 func (a *app) dialConn() (*grpc.ClientConn, error) {
+	if a.remote.server != "" {
+		return a.remote.dial()
+	}
 	probe, err := net.DialTimeout("unix", a.socket, 2*time.Second)
 	if err != nil {
 		return nil, a.unreachable(err)
@@ -81,6 +84,14 @@ func askConn[C, T any](ctx context.Context, a *app, client func(grpc.ClientConnI
 	return answer, nil
 }
 
+// where is the daemon that is asked.
+func (a *app) where() string {
+	if a.remote.server != "" {
+		return a.remote.server
+	}
+	return a.socket
+}
+
 // explain turns a status into a line for people.
 func (a *app) explain(err error) error {
 	s, ok := status.FromError(err)
@@ -96,9 +107,9 @@ func (a *app) explain(err error) error {
 	case codes.Canceled:
 		return errors.New("interrupted")
 	case codes.DeadlineExceeded:
-		return fmt.Errorf("the daemon at %s did not answer within %v", a.socket, askTime)
+		return fmt.Errorf("the daemon at %s did not answer within %v", a.where(), askTime)
 	case codes.Unimplemented:
-		return fmt.Errorf("the daemon at %s is older than this shadowctl: %s", a.socket, s.Message())
+		return fmt.Errorf("the daemon at %s is older than this shadowctl: %s", a.where(), s.Message())
 	default:
 		return errors.New(s.Message())
 	}

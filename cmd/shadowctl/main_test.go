@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -18,6 +19,7 @@ import (
 	v1 "github.com/shadowcast/shadowcast/api/v1"
 	"github.com/shadowcast/shadowcast/operator"
 	"github.com/shadowcast/shadowcast/operator/operatortest"
+	"github.com/shadowcast/shadowcast/pki"
 )
 
 func TestMain(m *testing.M) {
@@ -46,14 +48,21 @@ func TestScripts(t *testing.T) {
 	})
 }
 
-// startDaemon starts a fake appliance at $SOCK; it ends with the script.
+// startDaemon starts a fake appliance at $SOCK; it ends with the script. With a
+// directory of certificates it also listens for people, at $REMOTE.
 func startDaemon(ts *testscript.TestScript, neg bool, args []string) {
-	if neg || len(args) != 0 {
-		ts.Fatalf("usage: daemon")
+	if neg || len(args) > 1 {
+		ts.Fatalf("usage: daemon [PKI]")
 	}
 	fake := fakeFleet()
 	events := operator.NewEvents("ams", 16, slog.New(slog.DiscardHandler))
 	server := operator.NewServer(ts.Getenv("SOCK"), fake.Backend(), events)
+	if len(args) == 1 {
+		dir := ts.MkAbs(args[0])
+		ams, err := pki.Load(pki.Files{CA: filepath.Join(dir, pki.CACertFile), Cert: filepath.Join(dir, "ams.crt"), Key: filepath.Join(dir, "ams.key")}, "ams")
+		ts.Check(err)
+		server.ListenTLS(netip.MustParseAddrPort("127.0.0.1:0"), ams.PeopleTLS())
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- server.Run(ctx) }()
@@ -67,6 +76,9 @@ func startDaemon(ts *testscript.TestScript, neg bool, args []string) {
 		cancel()
 		ts.Check(<-done)
 	})
+	if addr := server.Remote(); addr != nil {
+		ts.Setenv("REMOTE", addr.String())
+	}
 	events.Add(operator.Event{Kind: "slot.claimed", Slot: 1, Message: "claimed the slot", Reason: "home", Attributes: map[string]string{"ticket": "5"}})
 	events.Add(operator.Event{Kind: "peer.lost", Level: slog.LevelWarn, Message: "lost a peer\x1b[2J", Reason: "3 probes missing"})
 }

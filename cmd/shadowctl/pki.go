@@ -60,12 +60,21 @@ func pkiIssueCommand(a *app) *cobra.Command {
 	var dir string
 	var days int
 	var addresses []string
+	var role string
 	var o pki.Options
 	cmd := &cobra.Command{
-		Use:     "issue NAME",
-		Short:   "Make an appliance's certificate and key",
-		Long:    "Make the certificate and key of the appliance NAME, the name that it has in fleet.appliances.",
-		Example: "  shadowctl pki issue ams --address 192.0.2.11 --dir ./pki",
+		Use:   "issue NAME",
+		Short: "Make the certificate and key of an appliance, or of a person",
+		Long: `Make the certificate and key of the appliance NAME, the name that it has in
+fleet.appliances; or, with --role, of the person NAME, who asks appliances from
+elsewhere (operator.listen, shadowctl --server):
+
+  viewer    looks; sees no keys
+  operator  moves slots, drains, holds the upgrade lock, clears hardware limits
+  admin     changes the registrars
+
+A person needs ca.crt, NAME.crt and NAME.key.`,
+		Example: "  shadowctl pki issue ams --address 192.0.2.11 --dir ./pki\n  shadowctl pki issue ann --role viewer --days 90 --dir ./pki",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
 			var err error
@@ -80,14 +89,26 @@ func pkiIssueCommand(a *app) *cobra.Command {
 				}
 				addrs = append(addrs, addr)
 			}
-			made, err := pki.Issue(dir, args[0], addrs, o)
+			if role == "" {
+				made, err := pki.Issue(dir, args[0], addrs, o)
+				return a.told(made, err)
+			}
+			r, err := pki.ParseRole(role)
+			if err != nil {
+				return usagef("--%v", err)
+			}
+			if len(addrs) > 0 {
+				return usagef("--address is for appliances, --role for people: want one of them")
+			}
+			made, err := pki.IssuePerson(dir, pki.Person{Name: args[0], Role: r}, o)
 			return a.told(made, err)
 		},
 	}
 	cmd.Flags().StringVar(&dir, "dir", defaultPKI, "`directory` of the CA, and to write to")
 	cmd.Flags().StringSliceVar(&addresses, "address", nil, "`address` of the appliance (peers check the name only); may be repeated")
+	cmd.Flags().StringVar(&role, "role", "", "make a person's certificate: viewer, operator or admin")
 	cmd.Flags().IntVar(&days, "days", int(pki.DefaultCertValidity/day), "validity of the certificate, at most that of the CA")
-	cmd.Flags().BoolVar(&o.Force, "force", false, "overwrite the appliance's certificate and key")
+	cmd.Flags().BoolVar(&o.Force, "force", false, "overwrite the certificate and key")
 	return cmd
 }
 

@@ -22,6 +22,7 @@ type app struct {
 	talk   io.Writer // everything else
 	socket string
 	format string
+	remote remote
 }
 
 func (a *app) json() bool { return a.format == "json" }
@@ -45,15 +46,17 @@ func newRoot(a *app) *cobra.Command {
 		Short: "Look at and steer a shadowcast appliance",
 		Long: `shadowctl looks at and steers a shadowcast appliance.
 
-It asks the daemon (shadowcastd) of this machine through its local socket, or
-checks and makes the files that the daemon needs (config, pki).
+It asks the daemon (shadowcastd) of this machine through its local socket, that of
+another machine with --server and a certificate, or checks and makes the files that
+the daemon needs (config, pki).
 
 Data goes to stdout, everything else to stderr. -o json works everywhere.
 Exit code: 0 done, 1 failed, 2 the command line makes no sense.`,
 		Example: `  shadowctl status
   shadowctl handover 1 --to fra
   shadowctl session list -o json | jq '.sessions[].identity'
-  shadowctl events --follow`,
+  shadowctl events --follow
+  shadowctl --server fra:4505 --cert ann.crt status`,
 		Version:       version(),
 		SilenceErrors: true,
 		SilenceUsage:  true,
@@ -61,11 +64,12 @@ Exit code: 0 done, 1 failed, 2 the command line makes no sense.`,
 			if a.format != "table" && a.format != "json" {
 				return usagef("--output %q: want table or json", a.format)
 			}
-			return nil
+			return a.remote.check()
 		},
 	}
 	root.PersistentFlags().StringVarP(&a.format, "output", "o", "table", "output `format`: table or json")
 	root.PersistentFlags().StringVar(&a.socket, "socket", defaultSocket, "`path` of the daemon's socket (run_dir/shadowcast.sock)")
+	a.remote.flags(root)
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
 	root.AddCommand(
 		statusCommand(a), slotCommand(a), shadowsCommand(a), sessionCommand(a), handoverCommand(a), drainCommand(a), undrainCommand(a), upgradeLockCommand(a), registrarCommand(a),

@@ -25,6 +25,9 @@ import (
 // serveOperator answers shadowctl until ctx ends.
 func (a *Appliance) serveOperator(ctx context.Context) error {
 	s := operator.NewServer(a.cfg.Socket(), operator.Backend{Status: backend{a}, Slots: backend{a}, Sessions: backend{a}, Drains: drains{a}, UpgradeLock: a.upgradeLock, Health: a.health, ShadowSets: shadowSets{a}, Registrars: a.registrars, Refusals: refusalList{a}}, a.events.log)
+	if a.cfg.Operator.IsValid() {
+		s.ListenTLS(a.cfg.Operator, a.identity.PeopleTLS())
+	}
 	s.SetServing(true)
 	return s.Run(ctx)
 }
