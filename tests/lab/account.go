@@ -27,6 +27,9 @@ func (a *account) complete() bool {
 	return n == 0 || a.got[n-1].At != 0
 }
 
+// settle is how long packets may be under way before they count as lost.
+const settle = 500 * time.Millisecond
+
 // LostPacket is a packet that never arrived.
 type LostPacket struct {
 	Seq  int       `json:"seq"`
@@ -101,7 +104,8 @@ func (a *account) first(t int64) (d time.Duration, ok bool) {
 
 // outage returns how long after t the longest silence of the receiver ended; ok is
 // false if it did not. Packets that slip through while a fault is being made (the
-// cables of a machine are cut one after the other) do not end it.
+// cables of a machine are cut one after the other) do not end it. The last ones sent
+// may still be under way: a silence that lasts counts from settle on.
 func (a *account) outage(t int64) (d time.Duration, ok bool) {
 	var at []int64
 	last := t // when the last packet was sent
@@ -125,7 +129,7 @@ func (a *account) outage(t int64) (d time.Duration, ok bool) {
 		}
 		prev = g
 	}
-	return d, last-prev <= longest
+	return d, last-prev <= max(longest, int64(settle))
 }
 
 func ms(ns int64) float64 { return float64(ns/1000) / 1000 }

@@ -26,7 +26,7 @@ import (
 // derive their keys and install their SAs like any other.
 func init() {
 	for _, n := range []int{10, 1000, 5000} {
-		o := fleetOptions(ConnSpec{})
+		o := fleetOptions(ConnSpec{}).detecting()
 		// Loading thousands of sessions on one processor delays probes and BFD;
 		// detection is not what is measured.
 		o.BFD = BFD{Interval: 300 * time.Millisecond, Multiplier: 10}

@@ -10,7 +10,7 @@ import (
 func init() {
 	Register(Scenario{
 		Name: "campaign-false-alarm", Doc: "the owner's link to the other appliances is cut, its clients are served: nothing moves, nothing is lost",
-		Need: fleetNeed, Options: fleetOptions(ConnSpec{}), Bench: true, Run: falseAlarm,
+		Need: fleetNeed, Options: fleetOptions(ConnSpec{}).detecting(), Bench: true, Run: falseAlarm,
 	})
 }
 

@@ -26,7 +26,7 @@ var patientBFD = BFD{Interval: 100 * time.Millisecond, Multiplier: 10}
 
 func init() {
 	for part := 1; part <= cutParts; part++ {
-		o := fleetOptions(ConnSpec{})
+		o := fleetOptions(ConnSpec{}).detecting()
 		o.BFD = patientBFD
 		for i := range 6 {
 			c := ClientSpec{Router: 1 + i%2}

@@ -261,6 +261,8 @@ type Child struct {
 	In         string `json:"in"`
 	Out        string `json:"out"`
 	Encap      bool   `json:"encap"`
+	Cipher     string `json:"cipher"` // "AES_GCM_16"
+	ESN        bool   `json:"esn"`
 	PacketsIn  string `json:"packets_in"`
 	PacketsOut string `json:"packets_out"`
 }
@@ -293,7 +295,7 @@ func parseSA(m *vici.Message) IKESA {
 			}
 			s.Children = append(s.Children, Child{
 				Name: str(c, "name"), State: str(c, "state"), In: str(c, "spi-in"), Out: str(c, "spi-out"),
-				Encap: str(c, "encap") == "yes", PacketsIn: str(c, "packets-in"), PacketsOut: str(c, "packets-out"),
+				Encap: str(c, "encap") == "yes", Cipher: str(c, "encr-alg"), ESN: str(c, "esn") == "1", PacketsIn: str(c, "packets-in"), PacketsOut: str(c, "packets-out"),
 			})
 		}
 	}

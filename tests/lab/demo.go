@@ -104,7 +104,7 @@ func demoScenarios(rep *Report, c *console) []Scenario {
 	// The client looks after its gateway, and starts again when it is gone: what
 	// shadowing spares it.
 	client := ConnSpec{Cert: true, DPD: "2s", Reconnect: true}
-	o := fleetOptions(ConnSpec{Cert: true})
+	o := fleetOptions(ConnSpec{Cert: true}).detecting()
 	o.Clients = []ClientSpec{{Conn: client}}
 	plain := o
 	plain.Clients = []ClientSpec{{Conn: client}}

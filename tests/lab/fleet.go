@@ -84,24 +84,44 @@ func registrars(names []string) []string {
 	return out[:min(len(out)-1+len(out)%2, 5)]
 }
 
-// writeSwanctl writes the connection that every gateway offers. The pool's name is
+// offered are the ways to connect that the gateways know: their own and those of
+// the clients, one for each way to authenticate.
+func (l *Lab) offered() (conns []ConnSpec, esp []string) {
+	all := []ConnSpec{l.opt.Conn}
+	for _, c := range l.opt.Clients {
+		all = append(all, c.Conn)
+	}
+	for _, c := range all {
+		if !slices.ContainsFunc(conns, func(x ConnSpec) bool { return x.Cert == c.Cert }) {
+			conns = append(conns, c)
+		}
+		if !slices.Contains(esp, c.esp()) {
+			esp = append(esp, c.esp())
+		}
+	}
+	return conns, esp
+}
+
+// writeSwanctl writes the connections that every gateway offers. The pool's name is
 // the one that shadowcastd gives to a slot's IPv4 pool.
 func (l *Lab) writeSwanctl(dir string) error {
-	auth := `    local { auth = psk
-      id = ` + GatewayID + ` }
-    remote { auth = psk
-      id = %any }
-`
-	if l.opt.Conn.Cert {
-		auth = `    local { auth = pubkey
-      id = ` + GatewayID + `
-      certs = gateway.pem }
-    remote { auth = pubkey
-      id = %any }
-`
-	}
-	conf := fmt.Sprintf(`connections {
-  rw {
+	conns, esp := l.offered()
+	files, body, secrets := map[string]string{}, "", ""
+	for i, c := range conns {
+		local, auth := "id = "+GatewayID, "psk"
+		if c.Cert {
+			local, auth = local+"\n      certs = gateway.pem", "pubkey"
+			files["x509ca/ca.pem"] = certPEM(l.pki.cert.Raw)
+			files["x509/gateway.pem"] = certPEM(l.pki.gateway.cert)
+			files["pkcs8/gateway.pem"] = keyPEM(l.pki.gateway.key)
+		} else {
+			secrets = "secrets {\n  ike-lab {\n    secret = \"" + psk + "\"\n  }\n}\n"
+		}
+		name := "rw"
+		if i > 0 {
+			name += "-" + auth
+		}
+		body += fmt.Sprintf(`  %s {
     version = 2
     local_addrs = %s
     remote_addrs = %%any
@@ -111,7 +131,11 @@ func (l *Lab) writeSwanctl(dir string) error {
     rekey_time = %s
     rand_time = 0s
     dpd_delay = %s
-%s    children {
+    local { auth = %s
+      %s }
+    remote { auth = %s
+      id = %%any }
+    children {
       net {
         local_ts = %s
         esp_proposals = %s
@@ -124,16 +148,10 @@ func (l *Lab) writeSwanctl(dir string) error {
       }
     }
   }
-}
-`, joined(l.vips()), yesNo(l.opt.Conn.Mobike), ikeProposal, orZero(l.opt.Conn.GatewayIKERekey), orZero(l.opt.Conn.DPD), auth, InsideNet, l.opt.Conn.esp(), orZero(l.opt.Conn.GatewayChildRekey), sa.BlockSize/2, sa.BlockSize)
-	files := map[string]string{"swanctl.conf": conf}
-	if l.opt.Conn.Cert {
-		files["x509ca/ca.pem"] = certPEM(l.pki.cert.Raw)
-		files["x509/gateway.pem"] = certPEM(l.pki.gateway.cert)
-		files["pkcs8/gateway.pem"] = keyPEM(l.pki.gateway.key)
-	} else {
-		files["swanctl.conf"] += "secrets {\n  ike-lab {\n    secret = \"" + psk + "\"\n  }\n}\n"
+`, name, joined(l.vips()), yesNo(c.Mobike), ikeProposal, orZero(c.GatewayIKERekey), orZero(c.DPD), auth, local, auth,
+			InsideNet, strings.Join(esp, ", "), orZero(c.GatewayChildRekey), sa.BlockSize/2, sa.BlockSize)
 	}
+	files["swanctl.conf"] = "connections {\n" + body + "}\n" + secrets
 	for name, text := range files {
 		path := filepath.Join(dir, name)
 		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {

@@ -47,9 +47,6 @@ func (o *Observation) Detected(t time.Time) {
 	o.Mark(t, "detected")
 }
 
-// settle is how long packets may be under way before they count as lost.
-const settle = 500 * time.Millisecond
-
 // End ends the phase now, lets what is under way arrive, and returns the account.
 func (o *Observation) End(ctx context.Context, name string) (Scene, error) {
 	to := time.Now()

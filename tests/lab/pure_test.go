@@ -248,9 +248,16 @@ func TestAccount(t *testing.T) {
 	if o, ok := a.first(5 * step); !ok || o != time.Millisecond {
 		t.Errorf("first %v %t", o, ok)
 	}
-	// What ends in silence is an outage without an end.
+	// What was sent just now may be under way; what ends in silence is an outage
+	// without an end.
 	for i := range int64(30) {
 		a.send((100 + i) * step)
+	}
+	if o, ok := a.outage(95 * step); !ok || o > 10*time.Duration(step) {
+		t.Errorf("outage %v %t", o, ok)
+	}
+	for i := range int64(300) {
+		a.send((130 + i) * step)
 	}
 	if _, ok := a.outage(95 * step); ok {
 		t.Error("an outage ended without a packet")

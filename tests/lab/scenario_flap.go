@@ -16,7 +16,7 @@ func init() {
 		name      string
 		frr, ipv6 bool
 	}{{"routers-flap-bird", false, false}, {"routers-flap-frr", true, false}, {"routers-flap-ipv6", false, true}} {
-		o := fleetOptions(ConnSpec{Cert: true})
+		o := fleetOptions(ConnSpec{Cert: true}).detecting()
 		o.FRR = x.frr
 		o.Clients = []ClientSpec{{IPv6: x.ipv6, Conn: o.Conn}}
 		Register(Scenario{

@@ -119,24 +119,52 @@ func (a *Appliance) reaches(session string) bool {
 
 // join brings client i up with traffic at 500 packets a second each way and
 // waits until its session is shadowed.
-func join(t *T, l *Lab, i int) *attached {
-	ctx := t.Context()
-	c := l.Client(i)
-	sa, err := c.Connect(ctx)
-	t.Check(err)
-	st, err := l.StartStream(c, Rate{PPS: 500, Size: 200})
-	t.Check(err)
-	s := &attached{Client: c, Stream: st}
-	for _, ch := range sa.Installed() {
-		s.slot, err = slotOfSPI(ch.Out)
-		t.Check(err)
+func join(t *T, l *Lab, i int) *attached { return joinAll(t, l, l.clients[i:i+1], 500)[0] }
+
+// party is a group of clients in one slot: what happens to the slot happens to all.
+type party []*attached
+
+// joinAll brings clients up, each with traffic at pps packets a second each way, and
+// waits until their sessions are shadowed.
+func joinAll(t *T, l *Lab, clients []*Client, pps int) party {
+	ctx, p := t.Context(), make(party, len(clients))
+	var g errgroup.Group
+	for i, c := range clients {
+		g.Go(func() error {
+			sa, err := c.Connect(ctx)
+			if err != nil {
+				return err
+			}
+			slot, err := slotOfSPI(sa.Installed()[0].Out)
+			if err != nil {
+				return err
+			}
+			t.Logf("client %s connected in slot %d: %s", c.Name, slot, sa)
+			st, err := l.StartStream(c, Rate{PPS: pps, Size: 200})
+			p[i] = &attached{Client: c, Stream: st, slot: slot}
+			return err
+		})
 	}
-	t.Logf("client %s connected in slot %d: %s", c.Name, s.slot, sa)
+	t.Check(g.Wait())
 	if !l.opt.NoShadowing {
 		allReady(t, l)
 	}
-	t.Check(st.WaitReceived(ctx, 200))
-	return s
+	for _, s := range p {
+		if s.slot != p[0].slot {
+			t.Fatalf("clients %s and %s are in slots %d and %d, want one", p[0].Name, s.Name, p[0].slot, s.slot)
+		}
+		t.Check(s.WaitReceived(ctx, 200))
+	}
+	return p
+}
+
+// each does something for every client at once.
+func (p party) each(do func(*attached) error) error {
+	var g errgroup.Group
+	for _, s := range p {
+		g.Go(func() error { return do(s) })
+	}
+	return g.Wait()
 }
 
 // owner returns the appliance that owns the slot according to itself; one that is
@@ -176,20 +204,70 @@ func owned(t *T, l *Lab, slot uint32, not ...*Appliance) *Appliance {
 
 // scene plays one phase: do, then time for what follows, then the account.
 func scene(t *T, l *Lab, s *attached, name string, do func(o *Observation)) Scene {
-	o, err := l.Observe(s.Client, s.Stream)
-	t.Check(err)
-	do(o)
-	sc, err := o.End(t.Context(), name)
-	t.Check(err)
-	t.Scene(sc)
-	return sc
+	return party{s}.scene(t, l, name, func(o observations) { do(o[0]) })[0]
+}
+
+// observations watch the clients of a party.
+type observations []*Observation
+
+// Mark adds a moment to every report.
+func (os observations) Mark(at time.Time, what string) {
+	for _, o := range os {
+		o.Mark(at, what)
+	}
+}
+
+// Fault says when and what the fault of the phase was.
+func (os observations) Fault(at time.Time, what string) {
+	for _, o := range os {
+		o.Fault(at, what)
+	}
+}
+
+// Detected says when the fault was noticed.
+func (os observations) Detected(at time.Time) {
+	for _, o := range os {
+		o.Detected(at)
+	}
+}
+
+// scene plays one phase for every client; the scenes are in the party's order.
+func (p party) scene(t *T, l *Lab, name string, do func(observations)) []Scene {
+	var os observations
+	for _, s := range p {
+		o, err := l.Observe(s.Client, s.Stream)
+		t.Check(err)
+		os = append(os, o)
+	}
+	do(os)
+	out := make([]Scene, len(p))
+	var g errgroup.Group
+	for i, o := range os {
+		title := name
+		if len(p) > 1 {
+			title += " " + p[i].Name
+		}
+		g.Go(func() (err error) {
+			out[i], err = o.End(t.Context(), title)
+			return err
+		})
+	}
+	t.Check(g.Wait())
+	for _, sc := range out {
+		t.Scene(sc)
+	}
+	return out
 }
 
 // control is the phase without a fault that every run has: what it loses, the
 // machine lost.
-func control(t *T, l *Lab, s *attached) {
-	if sc := scene(t, l, s, "control", func(*Observation) { pause(t, time.Second) }); sc.Lost != 0 {
-		t.Errorf("control: %d of %d packets lost without a fault", sc.Lost, sc.Sent)
+func control(t *T, l *Lab, s *attached) { party{s}.control(t, l) }
+
+func (p party) control(t *T, l *Lab) {
+	for _, sc := range p.scene(t, l, "control", func(observations) { pause(t, time.Second) }) {
+		if sc.Lost != 0 {
+			t.Errorf("%s: %d of %d packets lost without a fault", sc.Name, sc.Lost, sc.Sent)
+		}
 	}
 }
 
@@ -202,11 +280,16 @@ func pause(t *T, d time.Duration) {
 
 // handover moves the session's slot and checks that nothing was lost.
 func handover(t *T, l *Lab, s *attached, name, to string) Scene {
-	from := owner(t, l, s.slot)
+	return party{s}.handover(t, l, name, to)[0]
+}
+
+func (p party) handover(t *T, l *Lab, name, to string) []Scene {
+	slot := p[0].slot
+	from := owner(t, l, slot)
 	if from == nil {
-		t.Fatalf("%s: nobody owns slot %d", name, s.slot)
+		t.Fatalf("%s: nobody owns slot %d", name, slot)
 	}
-	sc := scene(t, l, s, name, func(o *Observation) {
+	scs := p.scene(t, l, name, func(o observations) {
 		pause(t, 300*time.Millisecond)
 		o.Mark(time.Now(), "handover to "+to)
 		var acc *v1.HandoverAccount
@@ -214,7 +297,7 @@ func handover(t *T, l *Lab, s *attached, name, to string) Scene {
 		// A move that cannot be made safely is given up, and nothing has happened;
 		// an operator asks again.
 		for try := 1; try <= 3; try++ {
-			acc, err = from.Handover(t.Context(), s.slot, to, func(p *v1.HandoverProgress) { o.Mark(time.Now(), p.Message) })
+			acc, err = from.Handover(t.Context(), slot, to, func(p *v1.HandoverProgress) { o.Mark(time.Now(), p.Message) })
 			if err == nil || !strings.Contains(err.Error(), "given up") {
 				break
 			}
@@ -225,43 +308,56 @@ func handover(t *T, l *Lab, s *attached, name, to string) Scene {
 		t.Logf("%s: %s -> %s in %s, held %s, %d late packets", name, from.Name, to, acc.Elapsed.AsDuration(), acc.Hold.AsDuration(), acc.PacketsLate)
 		pause(t, 700*time.Millisecond)
 	})
-	kept(t, sc)
-	// Packets may overtake each other where the way changes in the middle of the
-	// network; none may be lost or come twice.
-	if sc.Lost != 0 || sc.Up.Duplicates+sc.Down.Duplicates != 0 {
-		// What follows would wipe the counters that tell where.
-		t.Fatalf("%s: lost %d, duplicates %d/%d, want none%s", name, sc.Lost, sc.Up.Duplicates, sc.Down.Duplicates, sc.Refused)
+	for _, sc := range scs {
+		kept(t, sc)
+		// Packets may overtake each other where the way changes in the middle of the
+		// network; none may be lost or come twice.
+		if sc.Lost != 0 || sc.Up.Duplicates+sc.Down.Duplicates != 0 {
+			// What follows would wipe the counters that tell where.
+			t.Fatalf("%s: lost %d, duplicates %d/%d, want none%s", sc.Name, sc.Lost, sc.Up.Duplicates, sc.Down.Duplicates, sc.Refused)
+		}
 	}
-	if got := owned(t, l, s.slot, from); got.Name != to {
-		t.Errorf("%s: slot %d is owned by %s, want %s", name, s.slot, got.Name, to)
+	if got := owned(t, l, slot, from); got.Name != to {
+		t.Errorf("%s: slot %d is owned by %s, want %s", name, slot, got.Name, to)
 	}
-	return sc
+	return scs
 }
 
+// kept checks that the client has its session and its address, asked for no new one,
+// and that packets flow again both ways.
 func kept(t *T, sc Scene) {
 	if !sc.SessionKept || !sc.InnerAddressKept || sc.ClientIKESAInits != 0 {
 		t.Errorf("%s: session kept %t, inner address kept %t, %d IKE_SA_INITs from the client", sc.Name, sc.SessionKept, sc.InnerAddressKept, sc.ClientIKESAInits)
+	}
+	if sc.OutageMS < 0 || sc.OutageUpMS < 0 {
+		t.Errorf("%s: the outage did not end: up %s, down %s", sc.Name, msText(sc.OutageUpMS), msText(sc.OutageMS))
 	}
 }
 
 // powerCut kills the owner of the session's slot.
 func powerCut(t *T, l *Lab, s *attached, name string) (Scene, *Appliance) {
-	victim := owner(t, l, s.slot)
+	scs, victim := party{s}.powerCut(t, l, name)
+	return scs[0], victim
+}
+
+func (p party) powerCut(t *T, l *Lab, name string) ([]Scene, *Appliance) {
+	slot := p[0].slot
+	victim := owner(t, l, slot)
 	if victim == nil {
-		t.Fatalf("%s: nobody owns slot %d", name, s.slot)
+		t.Fatalf("%s: nobody owns slot %d", name, slot)
 	}
-	sc := scene(t, l, s, name, func(o *Observation) {
+	scs := p.scene(t, l, name, func(o observations) {
 		pause(t, 300*time.Millisecond)
 		at, err := victim.PowerCut()
 		t.Check(err)
 		o.Fault(at, "power cut of "+victim.Name)
-		heir := owned(t, l, s.slot, victim)
-		if d, ok := detection(t, heir, s.slot); ok {
+		heir := owned(t, l, slot, victim)
+		if d, ok := detection(t, heir, slot); ok {
 			o.Detected(at.Add(d))
 		}
 		pause(t, 1500*time.Millisecond)
 	})
-	return sc, victim
+	return scs, victim
 }
 
 // detection returns what the new owner's claim says: the time from the dead one's
@@ -280,7 +376,7 @@ func detection(t *T, a *Appliance, slot uint32) (time.Duration, bool) {
 
 func init() {
 	Register(Scenario{
-		Name: "fleet", Doc: "planned handover, power cut, return: one client", Need: fleetNeed, Options: fleetOptions(ConnSpec{Cert: true}),
+		Name: "fleet", Doc: "planned handover, power cut, return: one client", Need: fleetNeed, Options: fleetOptions(ConnSpec{Cert: true}).detecting(),
 		Run: func(t *T, l *Lab) { fleetStory(t, l) },
 	})
 }

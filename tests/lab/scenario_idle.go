@@ -12,7 +12,7 @@ import (
 func init() {
 	Register(Scenario{
 		Name: "idle-cost", Doc: "CPU and memory of a fleet at rest", Need: fleetNeed,
-		Options: fleetOptions(ConnSpec{}),
+		Options: fleetOptions(ConnSpec{}).detecting(),
 		Run: func(t *T, l *Lab) {
 			fleetUp(t, l)
 			const span = 5 * time.Second

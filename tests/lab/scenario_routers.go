@@ -9,7 +9,7 @@ func init() {
 		name      string
 		frr, ipv6 bool
 	}{{"routers-bird", false, false}, {"routers-frr", true, false}, {"routers-ipv6", false, true}, {"routers-frr-ipv6", true, true}} {
-		o := fleetOptions(ConnSpec{Cert: true})
+		o := fleetOptions(ConnSpec{Cert: true}).detecting()
 		o.FRR, o.BFD = x.frr, thriftyBFD
 		o.Clients = []ClientSpec{{IPv6: x.ipv6, Conn: o.Conn}}
 		soft, family := "BIRD", "IPv4"

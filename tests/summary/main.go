@@ -94,7 +94,7 @@ func run(ctx context.Context, args []string, out io.Writer) (ok bool, err error)
 		}
 		err = r.all(cmp.Or(os.Getenv("FUZZ"), "3s"))
 	case "unit":
-		err = r.unit(args)
+		err = r.unit(args, func() {})
 	case "sim":
 		if len(args) > 1 {
 			return false, errUsage
@@ -118,17 +118,18 @@ func run(ctx context.Context, args []string, out io.Writer) (ok bool, err error)
 	return r.t.report(out), nil
 }
 
-// all plays every pass. The lab waits most of its time (for detection, for traffic to
-// flow): the simulator and the fuzz targets, which only compute, take what it leaves.
+// all plays every pass. What runs in guests waits most of its time (for detection, for
+// traffic to flow): the simulator and the fuzz targets, which only compute, take what
+// it leaves.
 func (r *runner) all(fuzz string) error {
-	err := r.unit(nil)
 	var text bytes.Buffer
 	idle := *r
 	idle.out, idle.prefix = &text, leftovers()
 	done := make(chan error, 1)
-	go func() { done <- errors.Join(idle.sim(simRuns), idle.fuzz(fuzz, nil)) }()
-	err = errors.Join(err, r.lab(nil))
-	err = errors.Join(err, <-done)
+	err := r.unit(nil, func() {
+		go func() { done <- errors.Join(idle.sim(simRuns), idle.fuzz(fuzz, nil)) }()
+	})
+	err = errors.Join(err, r.lab(nil), <-done)
 	r.out.Write(text.Bytes())
 	return err
 }

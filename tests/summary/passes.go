@@ -12,6 +12,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 )
 
 // scenarios names the Go test that plays all lab scenarios; shadowlab does that
@@ -23,8 +24,11 @@ const scenarios = "^TestScenarios$"
 const guests = "/tests/uml"
 
 // unit runs the tests with the race detector, then those of packages that need a
-// guest without it, one package at a time: two guests would fight for the cores.
-func (r *runner) unit(patterns []string) error {
+// guest without it, one package at a time: two guests would fight for the cores. It
+// calls computed once, when only guests are still to come.
+func (r *runner) unit(patterns []string, computed func()) error {
+	computed = sync.OnceFunc(computed)
+	defer computed()
 	patterns = orAll(patterns)
 	if cc := r.compiler(); cc != "" {
 		r.t.note("race detector", result{skipped, "missing capability C compiler: " + cc + " is not installed (Debian package gcc)"})
@@ -33,6 +37,7 @@ func (r *runner) unit(patterns []string) error {
 	if err := r.test("unit tests with the race detector", patterns, "-race"); err != nil {
 		return err
 	}
+	computed()
 	users, err := r.guestUsers(patterns)
 	if err != nil || len(users) == 0 {
 		return err
