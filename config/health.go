@@ -59,7 +59,7 @@ func (c *collector) health(r *rawHealth) Health {
 		Smartctl: c.optionalFile("health.smartctl", r.Smartctl), Ipmitool: c.optionalFile("health.ipmitool", r.Ipmitool),
 		SmartDir: c.optionalFile("health.smart_dir", r.SmartDir), Speed: r.Speed,
 		Watch: c.risk("watch", r.Watch), Degraded: c.risk("degraded", r.Degraded), Draining: c.risk("draining", r.Draining), Withdraw: c.risk("withdraw", r.Withdraw),
-		Hold: Hold{Month: c.duration("health.hold.month", r.Hold.Month, time.Minute, 60*24*time.Hour), Hour: c.duration("health.hold.hour", r.Hold.Hour, time.Second, 24*time.Hour)}}
+		Hold: Hold{Month: c.duration("health.hold.month", r.Hold.Month, time.Second, 60*24*time.Hour), Hour: c.duration("health.hold.hour", r.Hold.Hour, time.Second, 24*time.Hour)}}
 	if !(h.Speed >= .1 && h.Speed <= 100) {
 		c.addf("health.speed", "%v; want 0.1 to 100, 1 for the intervals of the catalogue", h.Speed)
 	}

@@ -46,19 +46,44 @@ type Verdict struct {
 	Alarm       string // what people should know, "" if nothing
 }
 
-// Decide is asked at every evaluation. self is this appliance's name, wish what
-// its prediction asks for, settle how long others need to hear a change.
-func (g *Guard) Decide(self string, wish Wish, peers []Peer, settle time.Duration, now time.Time) Verdict {
+// Decide is asked at every evaluation. self is this appliance's name, state the
+// ladder's, wish what its prediction asks for, settle how long others need to hear
+// a change. The verdict holds for the evaluation whose wish is not known yet, so
+// one that has asked for nothing so far may go no further than degraded.
+func (g *Guard) Decide(self string, state State, wish Wish, peers []Peer, settle time.Duration, now time.Time) Verdict {
 	if wish.State < Draining {
-		g.leased, g.asked = false, time.Time{}
-		return Verdict{Limit: Withdraw}
+		// Recovery may be dampened: the lease lasts as long as the drain.
+		g.leased, g.asked = g.leased && state >= Draining, time.Time{}
+		return Verdict{Limit: Degraded, Holds: g.leased}
+	}
+	most := max(1, int(drainShare*float64(len(peers)+1)))
+	ahead, draining := queue(self, wish, peers)
+	if state >= Draining && ahead < most {
+		g.leased = true // it drained before a restart of the daemon, or by a limit
 	}
 	if same := sameCause(wish, peers); len(same) >= sameCauseMany-1 && !g.leased {
 		g.asked = time.Time{}
 		return Verdict{Limit: Degraded, Alarm: fmt.Sprintf("%s on %d appliances within %s (also on %v): a common cause is no reason to drain them all", wish.Cause, len(same)+1, sameCauseIn, same)}
 	}
-	most := max(1, int(drainShare*float64(len(peers)+1)))
-	ahead, draining := 0, []string{}
+	if g.leased {
+		return Verdict{Limit: Withdraw, Holds: true}
+	}
+	if ahead >= most {
+		g.asked = time.Time{}
+		return Verdict{Limit: Degraded, Alarm: fmt.Sprintf("%v drain on predictions already, %d may at once", draining, most)}
+	}
+	if g.asked.IsZero() || g.asked.After(now) {
+		g.asked = now
+	}
+	if now.Sub(g.asked) < settle {
+		return Verdict{Limit: Degraded, Asks: true}
+	}
+	g.leased = true
+	return Verdict{Limit: Withdraw, Holds: true}
+}
+
+// queue counts the living peers that come before us, and names all that drain or ask.
+func queue(self string, wish Wish, peers []Peer) (ahead int, draining []string) {
 	for _, p := range peers {
 		if !p.Alive || !p.Wish.Asks && !p.Wish.Holds {
 			continue
@@ -71,22 +96,8 @@ func (g *Guard) Decide(self string, wish Wish, peers []Peer, settle time.Duratio
 		}
 		ahead++
 	}
-	if g.leased {
-		return Verdict{Limit: Withdraw, Holds: true}
-	}
-	if ahead >= most {
-		g.asked = time.Time{}
-		slices.Sort(draining)
-		return Verdict{Limit: Degraded, Alarm: fmt.Sprintf("%v drain on predictions already, %d may at once", draining, most)}
-	}
-	if g.asked.IsZero() || g.asked.After(now) {
-		g.asked = now
-	}
-	if now.Sub(g.asked) < settle {
-		return Verdict{Limit: Degraded, Asks: true}
-	}
-	g.leased = true
-	return Verdict{Limit: Withdraw, Holds: true}
+	slices.Sort(draining)
+	return ahead, draining
 }
 
 // before reports whether we come before p among those that are still asking.

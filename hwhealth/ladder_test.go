@@ -159,16 +159,16 @@ func TestGuardLetsFewDrainAtOnce(t *testing.T) {
 	peer := func(name string, w Wish) Peer { return Peer{Name: name, Alive: true, Wish: w} }
 	var g Guard
 	calm := []Peer{peer("b", Wish{}), peer("c", Wish{})}
-	if v := g.Decide("a", wish, calm, settle, start); v.Limit != Degraded || !v.Asks {
+	if v := g.Decide("a", Normal, wish, calm, settle, start); v.Limit != Degraded || !v.Asks {
 		t.Fatalf("at once: %+v, others must hear it first", v)
 	}
-	if v := g.Decide("a", wish, calm, settle, start.Add(settle)); v.Limit != Withdraw || !v.Holds {
+	if v := g.Decide("a", Normal, wish, calm, settle, start.Add(settle)); v.Limit != Withdraw || !v.Holds {
 		t.Fatalf("after everybody heard: %+v", v)
 	}
 	var h Guard
 	held := []Peer{peer("a", Wish{State: Draining, Cause: Temperature, For: time.Second, Holds: true}), peer("c", Wish{})}
 	for i := range 20 {
-		if v := h.Decide("b", wish, held, settle, start.Add(time.Duration(i)*time.Second)); v.Limit != Degraded || v.Alarm == "" {
+		if v := h.Decide("b", Normal, wish, held, settle, start.Add(time.Duration(i)*time.Second)); v.Limit != Degraded || v.Alarm == "" {
 			t.Fatalf("one of three drains: %+v", v)
 		}
 	}
@@ -179,14 +179,54 @@ func TestGuardLetsFewDrainAtOnce(t *testing.T) {
 	for range 5 {
 		wx, wy := wish, Wish{State: Draining, Cause: FanAlarm, For: time.Minute}
 		wx.Asks, wx.Holds, wy.Asks, wy.Holds = vx.Asks, vx.Holds, vy.Asks, vy.Holds
-		vx, vy = x.Decide("a", wish, []Peer{peer("b", wy), peer("c", Wish{})}, settle, now), y.Decide("b", Wish{State: Draining, Cause: FanAlarm, For: time.Minute}, []Peer{peer("a", wx), peer("c", Wish{})}, settle, now)
+		vx, vy = x.Decide("a", Normal, wish, []Peer{peer("b", wy), peer("c", Wish{})}, settle, now), y.Decide("b", Normal, Wish{State: Draining, Cause: FanAlarm, For: time.Minute}, []Peer{peer("a", wx), peer("c", Wish{})}, settle, now)
 		now = now.Add(settle)
 	}
 	if vx.Holds == vy.Holds || !vx.Holds {
 		t.Errorf("a and b ask together: %+v and %+v", vx, vy)
 	}
-	if v := x.Decide("a", Wish{}, calm, settle, now); v.Holds || v.Limit != Withdraw {
+	if v := x.Decide("a", Draining, Wish{}, calm, settle, now); !v.Holds {
+		t.Errorf("a, whose recovery is dampened, drains without a lease: %+v", v)
+	}
+	if v := x.Decide("a", Degraded, Wish{}, calm, settle, now); v.Holds {
 		t.Errorf("a that is well again: %+v", v)
+	}
+}
+
+// A ladder and its guard as an appliance uses them: evaluation by evaluation, the
+// wish of one being told to the next.
+func TestGuardHoldsTheFirstStepBack(t *testing.T) {
+	for _, x := range []struct {
+		name  string
+		wish  Wish // of the only other appliance
+		state State
+		most  State // that may be seen
+	}{
+		{"nobody else drains, nothing was asked for yet", Wish{}, Normal, Degraded},
+		{"another one drains", Wish{State: Draining, Cause: Temperature, Holds: true}, Normal, Degraded},
+		{"it drained before the daemon was restarted", Wish{}, Draining, Draining},
+	} {
+		t.Run(x.name, func(t *testing.T) {
+			var g Guard
+			var l Ladder
+			p := DefaultPolicy()
+			now := start
+			if x.state >= Draining {
+				l.State, l.Slow.State, l.Since = x.state, x.state, now.Add(-time.Hour)
+			}
+			peers := []Peer{{Name: "b", Alive: true, Wish: x.wish}}
+			for i := range 5 {
+				v := g.Decide("a", l.State, Wish{State: l.Wants(), Cause: NVMeMediaErrors}, peers, time.Minute, now)
+				l.Step(&Assessment{E30: .5}, p, v.Limit, now)
+				if l.State > x.most || l.State < x.state {
+					t.Fatalf("evaluation %d: %s, want %s to %s; the guard says %+v", i, l.State, x.state, x.most, v)
+				}
+				now = now.Add(time.Second)
+			}
+			if x.wish.Holds != (l.State == Degraded && g.asked.IsZero()) {
+				t.Errorf("%s after five evaluations, asked at %s", l.State, g.asked)
+			}
+		})
 	}
 }
 
@@ -195,14 +235,14 @@ func TestSameCauseOnThreeIsCapped(t *testing.T) {
 	peers := []Peer{{Name: "b", Alive: true, Wish: Wish{State: Degraded, Cause: Temperature, For: 3 * time.Minute}}, {Name: "c", Alive: true, Wish: w}, {Name: "d", Alive: true}}
 	var g Guard
 	for i := range 10 {
-		if v := g.Decide("a", w, peers, time.Second, start.Add(time.Duration(i)*time.Second)); v.Limit != Degraded || v.Alarm == "" || v.Asks {
+		if v := g.Decide("a", Normal, w, peers, time.Second, start.Add(time.Duration(i)*time.Second)); v.Limit != Degraded || v.Alarm == "" || v.Asks {
 			t.Fatalf("heat on three of four: %+v", v)
 		}
 	}
 	peers[0].Wish.For = 2 * time.Hour // began long before: another story
 	var h Guard
-	h.Decide("a", w, peers, time.Second, start)
-	if v := h.Decide("a", w, peers, time.Second, start.Add(time.Second)); v.Limit != Withdraw {
+	h.Decide("a", Normal, w, peers, time.Second, start)
+	if v := h.Decide("a", Normal, w, peers, time.Second, start.Add(time.Second)); v.Limit != Withdraw {
 		t.Errorf("two within ten minutes: %+v", v)
 	}
 }

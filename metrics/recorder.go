@@ -89,6 +89,9 @@ func NewRecorder(log EventLog, reg prometheus.Registerer) *Recorder {
 	for _, o := range drainEnds {
 		r.drains.WithLabelValues(o)
 	}
+	for _, p := range takeoverPhases {
+		r.takeover.WithLabelValues(p)
+	}
 	reg.MustRegister(r.all...)
 	return r
 }
@@ -138,9 +141,10 @@ const (
 )
 
 var (
-	moveEnds   = []string{"done", "aborted", "refused"}
-	drainEnds  = []string{"done", "ended"}
-	movePhases = map[string]bool{"prepare": true, "quiesce": true, "flush": true, "take": true, "flip": true, "drain": true, "close": true}
+	takeoverPhases = []string{"detection", "activation", "total"}
+	moveEnds       = []string{"done", "aborted", "refused"}
+	drainEnds      = []string{"done", "ended"}
+	movePhases     = map[string]bool{"prepare": true, "quiesce": true, "flush": true, "take": true, "flip": true, "drain": true, "close": true}
 )
 
 // Add counts one event. It is called by Run only, or by a test.

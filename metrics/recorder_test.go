@@ -66,6 +66,12 @@ func story() []*v1.Event {
 func TestRecorder(t *testing.T) {
 	reg := prometheus.NewPedanticRegistry()
 	r := NewRecorder(silent{}, reg)
+	// ShadowcastTakeover and ShadowcastTakeoverSlow must see the first takeover.
+	for _, line := range []string{`shadowcast_takeovers_total{cause="owner-died"} 0`, `shadowcast_takeover_duration_seconds_count{phase="detection"} 0`} {
+		if !strings.Contains(gather(t, reg), line+"\n") {
+			t.Errorf("before anything happened there is no %s", line)
+		}
+	}
 	for _, ev := range story() {
 		r.Add(ev)
 	}

@@ -147,7 +147,7 @@ func (m *monitor) assess(v ssm.View, now time.Time) ssm.EvStanding {
 	if !m.since.IsZero() {
 		wish.For = max(0, now.Sub(m.since))
 	}
-	m.verdict = m.guard.Decide(m.a.cfg.Node, wish, guardPeers(v), guardPatient*m.a.cfg.Fleet.Probe.Detection(), now)
+	m.verdict = m.guard.Decide(m.a.cfg.Node, m.ladder.State, wish, guardPeers(v), guardPatient*m.a.cfg.Fleet.Probe.Detection(), now)
 	changed := m.ladder.Step(&a, m.policy, m.verdict.Limit, now)
 	m.tell(&a, changed)
 	m.last = a
