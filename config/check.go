@@ -47,6 +47,7 @@ func (c *collector) config(r *rawConfig) *Config {
 	}
 	cfg.BGP = c.bgp(&r.BGP, &cfg.Fleet)
 	cfg.DNS = c.dns(&r.DNS, &cfg.Fleet)
+	cfg.Redirect = c.redirect(&r.Redirect, &cfg.Fleet)
 	cfg.Health = c.health(&r.Health)
 	if len(cfg.RunDir) > maxRunDir {
 		c.addf("run_dir", "%d characters; want at most %d, so that sockets below it fit the kernel's limit", len(cfg.RunDir), maxRunDir)

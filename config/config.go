@@ -43,10 +43,11 @@ type Config struct {
 	// Uplinks are the interfaces on which clients' packets arrive.
 	Uplinks []string
 	// Inside are the interfaces towards the protected network.
-	Inside []string
-	BGP    BGP
-	DNS    DNS
-	Health Health
+	Inside   []string
+	BGP      BGP
+	DNS      DNS
+	Redirect Redirect
+	Health   Health
 	// Fleet is the same on every appliance; Fleet.Digest proves it.
 	Fleet Fleet
 }

@@ -82,10 +82,11 @@ func TestExampleTellsDefaults(t *testing.T) {
 		lines = append(lines, line)
 	}
 	full := mustParse(t, strings.Join(lines, "\n"))
-	if full.Metrics.String() != "127.0.0.1:9501" || full.Operator.String() != "192.0.2.11:4505" || full.BGP.Peers[0].PasswordFile == "" || full.DNS.TTL != 30*time.Second || len(full.DNS.Names) != 1 {
+	if full.Metrics.String() != "127.0.0.1:9501" || full.Operator.String() != "192.0.2.11:4505" || full.BGP.Peers[0].PasswordFile == "" || full.DNS.TTL != 30*time.Second || len(full.DNS.Names) != 1 ||
+		full.Redirect != (Redirect{"203.0.113.1", RedirectNever, 10}) {
 		t.Fatal("the optional keys were not uncommented")
 	}
-	full.Metrics, full.Operator, full.BGP.Peers[0].PasswordFile, full.DNS = netip.AddrPort{}, netip.AddrPort{}, "", DNS{}
+	full.Metrics, full.Operator, full.BGP.Peers[0].PasswordFile, full.DNS, full.Redirect = netip.AddrPort{}, netip.AddrPort{}, "", DNS{}, Redirect{}
 	if !reflect.DeepEqual(plain, full) {
 		t.Errorf("with the shown defaults:\n%+v\nwithout:\n%+v", full, plain)
 	}
@@ -110,6 +111,7 @@ func TestMarshalRoundTrip(t *testing.T) {
 	c.BGP.VIPMED = map[netip.Addr]uint32{c.Fleet.VIPs[0]: 0, c.Fleet.VIPs[1]: 300}
 	c.DNS = DNS{Server: netip.MustParseAddrPort("[2001:db8::53]:5353"), Zone: "vpn.example", KeyFile: "/k", TTL: time.Minute, Names: []DNSName{
 		{Name: "ams", Appliance: "ams", Addresses: c.Fleet.VIPs}, {Name: "fra.eu", Appliance: "fra", Addresses: c.Fleet.VIPs[1:]}}}
+	c.Redirect = Redirect{Gateway: "vpn.example.net", Drain: RedirectUncovered, Rate: 25}
 	c.BGP.ChangeWindow, c.BGP.MaxChanges, c.BGP.Dwell = time.Hour, 4, 0
 	c.Fleet.Handover.DrainTime = 0
 	for name, c := range map[string]*Config{"full": c, "without bgp": func() *Config {
@@ -285,6 +287,9 @@ var wrongs = []wrong{
 	{"dns server without port", "node: ams\n", "node: ams\ndns: {server: 192.0.2.53, zone: vpn.example, key_file: /k, names: [{name: ams, appliance: ams, addresses: [198.51.100.1]}]}\n"},
 	{"dns without key and names", "node: ams\n", "node: ams\ndns: {server: \"192.0.2.53:53\", zone: \"vpn..example\"}\n"},
 	{"dns ttl", "node: ams\n", "node: ams\ndns: {server: \"192.0.2.53:53\", zone: vpn.example, key_file: /k, ttl: 2h, names: [{name: ams, appliance: ams, addresses: [198.51.100.1]}]}\n"},
+	{"redirect rate and drain", "node: ams\n", "node: ams\nredirect: {gateway: 198.51.100.1, drain: sometimes, rate: 0}\n"},
+	{"redirect to no address", "node: ams\n", "node: ams\nredirect: {gateway: \"0.0.0.0\"}\n"},
+	{"redirect without gateway", "node: ams\n", "node: ams\nredirect: {drain: all}\n"},
 	{"dns names", "node: ams\n", "node: ams\ndns:\n  server: 192.0.2.53:53\n  zone: vpn.example\n  key_file: /k\n  names:\n    - {name: ams, appliance: nyc, addresses: [198.51.100.1]}\n    - {name: AMS, appliance: fra, addresses: [192.0.2.12, 198.51.100.1, 198.51.100.1]}\n    - {name: -x, appliance: lhr}\n"},
 	{"dead-man below the probes", "  # dead_man: 1s ", "  dead_man: 210ms\n  probe:\n    interval: 100ms\n  # "},
 	{"bgp peer twice", "address: 10.0.0.1\n", "address: 203.0.113.1\n"},

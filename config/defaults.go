@@ -41,6 +41,7 @@ var defaults = map[reflect.Type]section{
 	reflect.TypeFor[rawBGP]():        {"listen_port": 179, "med_base": 100, "change_window": "15m", "max_changes": 2, "dwell": "1m"},
 	reflect.TypeFor[rawVIP]():        {"med_base": 100},
 	reflect.TypeFor[rawDNS]():        {"ttl": "30s"},
+	reflect.TypeFor[rawRedirect]():   {"drain": "never", "rate": 10},
 	reflect.TypeFor[rawPeer]():       {"bfd": section{}, "ttl_security": false, "hold_time": "90s", "max_prefixes": 1000},
 	reflect.TypeFor[rawHealth](): {"enabled": true, "sys": "/sys", "proc": "/proc", "dev": "/dev", "speed": 1.0,
 		"watch": section{}, "degraded": section{}, "draining": section{}, "withdraw": section{}, "hold": section{}},

@@ -34,7 +34,7 @@ func (c *Config) raw() *rawConfig {
 		Log:     rawLog{Level: levelText(c.Log.Level), Format: c.Log.Format},
 		PKI:     rawPKI(c.PKI),
 		Uplinks: c.Uplinks, Inside: c.Inside,
-		Health: c.Health.raw(), DNS: c.DNS.raw(),
+		Health: c.Health.raw(), DNS: c.DNS.raw(), Redirect: c.Redirect.raw(),
 		BGP: rawBGP{ASN: int(c.BGP.ASN), RouterID: addrText(c.BGP.RouterID), ListenPort: int(c.BGP.ListenPort), MEDBase: int(c.BGP.MEDBase),
 			Window: duration(short(c.BGP.ChangeWindow)), MaxChanges: c.BGP.MaxChanges, Dwell: duration(short(c.BGP.Dwell))},
 		Fleet: rawFleet{

@@ -7,24 +7,25 @@ package config
 type duration string
 
 type rawConfig struct {
-	Node         string    `yaml:"node"`
-	RunDir       string    `yaml:"run_dir"`
-	StateDir     string    `yaml:"state_dir"`
-	BPFDir       string    `yaml:"bpf_dir"`
-	NetnsPrefix  string    `yaml:"netns_prefix"`
-	SwanctlDir   string    `yaml:"swanctl_dir"`
-	FleetKeyFile string    `yaml:"fleet_key_file"`
-	Shadowing    bool      `yaml:"shadowing"`
-	Log          rawLog    `yaml:"log"`
-	PKI          rawPKI    `yaml:"pki"`
-	Metrics      rawListen `yaml:"metrics,omitempty"`
-	Operator     rawListen `yaml:"operator,omitempty"`
-	Uplinks      []string  `yaml:"uplinks"`
-	Inside       []string  `yaml:"inside,omitempty"`
-	BGP          rawBGP    `yaml:"bgp,omitempty"`
-	DNS          rawDNS    `yaml:"dns,omitempty"`
-	Health       rawHealth `yaml:"health"`
-	Fleet        rawFleet  `yaml:"fleet"`
+	Node         string      `yaml:"node"`
+	RunDir       string      `yaml:"run_dir"`
+	StateDir     string      `yaml:"state_dir"`
+	BPFDir       string      `yaml:"bpf_dir"`
+	NetnsPrefix  string      `yaml:"netns_prefix"`
+	SwanctlDir   string      `yaml:"swanctl_dir"`
+	FleetKeyFile string      `yaml:"fleet_key_file"`
+	Shadowing    bool        `yaml:"shadowing"`
+	Log          rawLog      `yaml:"log"`
+	PKI          rawPKI      `yaml:"pki"`
+	Metrics      rawListen   `yaml:"metrics,omitempty"`
+	Operator     rawListen   `yaml:"operator,omitempty"`
+	Uplinks      []string    `yaml:"uplinks"`
+	Inside       []string    `yaml:"inside,omitempty"`
+	BGP          rawBGP      `yaml:"bgp,omitempty"`
+	DNS          rawDNS      `yaml:"dns,omitempty"`
+	Redirect     rawRedirect `yaml:"redirect,omitempty"`
+	Health       rawHealth   `yaml:"health"`
+	Fleet        rawFleet    `yaml:"fleet"`
 }
 
 type rawLog struct {

@@ -33,6 +33,7 @@ var roles = map[string]pki.Role{
 	v1.DrainService_PlanDrain_FullMethodName:   pki.Viewer,
 	v1.DrainService_Drain_FullMethodName:       pki.Operator,
 	v1.DrainService_Undrain_FullMethodName:     pki.Operator,
+	v1.DrainService_Redirect_FullMethodName:    pki.Operator,
 
 	v1.UpgradeLockService_GetUpgradeLock_FullMethodName:     pki.Viewer,
 	v1.UpgradeLockService_AcquireUpgradeLock_FullMethodName: pki.Operator,

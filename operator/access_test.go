@@ -140,6 +140,7 @@ var mutating = map[string]proto.Message{
 	v1.OperatorService_Handover_FullMethodName:              &v1.HandoverRequest{Slot: 1, To: "fra"},
 	v1.DrainService_Drain_FullMethodName:                    &v1.DrainRequest{Appliance: "ams", Reason: "x"},
 	v1.DrainService_Undrain_FullMethodName:                  &v1.UndrainRequest{Appliance: "ams"},
+	v1.DrainService_Redirect_FullMethodName:                 &v1.RedirectRequest{Appliance: "ams", Gateway: "203.0.113.1"},
 	v1.UpgradeLockService_AcquireUpgradeLock_FullMethodName: &v1.AcquireUpgradeLockRequest{Ttl: durationpb.New(3600e9), Reason: "x"},
 	v1.UpgradeLockService_ReleaseUpgradeLock_FullMethodName: &v1.ReleaseUpgradeLockRequest{},
 	v1.HealthService_ClearHealth_FullMethodName:             &v1.ClearHealthRequest{},

@@ -9,7 +9,11 @@ import (
 	"google.golang.org/grpc/status"
 
 	v1 "github.com/shadowcast/shadowcast/api/v1"
+	"github.com/shadowcast/shadowcast/sa"
 )
+
+// maxRedirectRate bounds the clients told in a second.
+const maxRedirectRate = 1000
 
 // maxReason bounds what a caller may give as a reason.
 const maxReason = 256
@@ -24,6 +28,9 @@ type DrainSource interface {
 	// calls progress, never concurrently. ctx ends when the daemon stops.
 	Drain(ctx context.Context, reason string, maintenance bool, progress func(*v1.DrainProgress)) (*v1.DrainAccount, error)
 	Undrain(ctx context.Context) (*v1.UndrainResponse, error)
+	// Redirect tells clients to go to another gateway and returns when it is known
+	// what became of them, or when ctx ends. It calls progress, never concurrently.
+	Redirect(ctx context.Context, req *v1.RedirectRequest, progress func(*v1.RedirectProgress)) (*v1.RedirectAccount, error)
 }
 
 // drains answers DrainService.
@@ -93,4 +100,31 @@ func (d drains) Undrain(ctx context.Context, req *v1.UndrainRequest) (*v1.Undrai
 	r, err := d.backend.Drains.Undrain(ctx)
 	d.audit(ctx, "undrain", 0, err, map[string]string{})
 	return r, err
+}
+
+func (d drains) Redirect(req *v1.RedirectRequest, stream grpc.ServerStreamingServer[v1.RedirectResponse]) error {
+	if err := d.named(req.Appliance); err != nil {
+		return err
+	}
+	if req.Slot != 0 {
+		if _, err := slotNumber(req.Slot); err != nil {
+			return err
+		}
+	}
+	if len(req.Gateway) > maxID || len(req.Client) > maxID || len(req.Vip) > maxID {
+		return Invalid("REDIRECT_INVALID", "gateway, vip and client have at most %d characters", maxID)
+	}
+	if req.Rate > maxRedirectRate {
+		return Invalid("RATE_INVALID", "rate: %d clients a second, want at most %d", req.Rate, maxRedirectRate)
+	}
+	account, err := d.backend.Drains.Redirect(stream.Context(), req, func(p *v1.RedirectProgress) {
+		_ = stream.Send(&v1.RedirectResponse{Event: &v1.RedirectResponse_Progress{Progress: p}})
+	})
+	if !req.DryRun {
+		d.audit(stream.Context(), "redirect", sa.Slot(req.Slot), err, map[string]string{"gateway": account.GetGateway(), "vip": req.Vip, "client": req.Client})
+	}
+	if err != nil {
+		return err
+	}
+	return stream.Send(&v1.RedirectResponse{Event: &v1.RedirectResponse_Account{Account: account}})
 }

@@ -142,6 +142,14 @@ type (
 		// ticket is newer than. One that is missing may have claimed unheard.
 		Lives map[Node]uint64
 	}
+	// ActRedirect tells the clients of a slot to go to another gateway, or Stop: tells
+	// no more of them. Answered by EvRedirected.
+	ActRedirect struct {
+		Slot   sa.Slot
+		Drain  uint64
+		Reason string
+		Stop   bool
+	}
 	// ActReport is a line for the operator: one state change and its reason.
 	ActReport struct {
 		Slot   sa.Slot
@@ -193,5 +201,6 @@ func (ActDrain) action()      {}
 func (ActPassivate) action()  {}
 func (ActAnnounce) action()   {}
 func (ActRemember) action()   {}
+func (ActRedirect) action()   {}
 func (ActReport) action()     {}
 func (ActRefuse) action()     {}

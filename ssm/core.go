@@ -148,6 +148,8 @@ func (c *Core) Step(ev Event, now time.Time) []Action {
 		c.onLoad(e)
 	case EvEntry:
 		c.onEntry(e)
+	case EvRedirected:
+		c.onRedirected(e)
 	case EvTunnel:
 		if p := c.peers[e.Node]; p != nil {
 			p.tunnelDown = !e.Up

@@ -52,6 +52,7 @@ type drain struct {
 	nextMove time.Time
 	avoid    map[Node]time.Time
 	stuck    map[sa.Slot]string // slots without a successor, and why
+	told     map[sa.Slot]bool   // slots whose clients were told to go to another gateway
 	entered  uint64             // packets that entered at the uplink, as last told
 	entryAt  time.Time          // when that last changed
 	known    bool               // an EvEntry has come since the phase began
@@ -59,13 +60,14 @@ type drain struct {
 
 // DrainAccount is what a drain did.
 type DrainAccount struct {
-	Slots    []sa.Slot // moved away
-	To       []Node    // to whom, in the order of Slots
-	Sessions int       // moved
-	Late     uint64    // packets delivered here after the flips
-	Entered  bool      // packets went on entering until patience ended
-	Phases   []DrainTime
-	Total    time.Duration
+	Slots      []sa.Slot // moved away
+	To         []Node    // to whom, in the order of Slots
+	Sessions   int       // moved
+	Late       uint64    // packets delivered here after the flips
+	Redirected int       // clients that went to another gateway
+	Entered    bool      // packets went on entering until patience ended
+	Phases     []DrainTime
+	Total      time.Duration
 }
 
 // DrainTime is the length of one phase.
@@ -106,7 +108,7 @@ func (c *Core) tickDrain() {
 		if id == 0 {
 			id = uint64(c.now.UnixNano())
 		}
-		d = &drain{id: id, began: c.now, reason: w.Source + ": " + w.Reason, avoid: map[Node]time.Time{}, stuck: map[sa.Slot]string{}}
+		d = &drain{id: id, began: c.now, reason: w.Source + ": " + w.Reason, avoid: map[Node]time.Time{}, stuck: map[sa.Slot]string{}, told: map[sa.Slot]bool{}}
 		c.drain = d
 		c.enterDrain(DrainPrepare, d.reason)
 	case !leaving:
@@ -118,11 +120,13 @@ func (c *Core) tickDrain() {
 	case DrainPrepare:
 		c.tickPrepare(left)
 	case DrainSessions:
+		c.tickRedirect(left)
 		if why := c.lingered(left); why != "" {
 			c.enterDrain(DrainMove, why)
 			c.tickMoves(left)
 		}
 	case DrainMove:
+		c.tickRedirect(left)
 		c.tickMoves(left)
 	case DrainVerify, DrainWithdraw, DrainDone:
 		if len(left) > 0 {
@@ -317,6 +321,7 @@ func (c *Core) undrain() {
 			c.abort(s, "the drain was ended")
 		}
 	}
+	c.stayAll()
 	d.account.Phases = append(d.account.Phases, DrainTime{d.phase, c.now.Sub(d.since)})
 	d.account.Total = c.now.Sub(d.began)
 	acc := d.account

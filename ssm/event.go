@@ -151,6 +151,15 @@ type (
 	// EvEntry is how many packets for the VIP have entered here from the
 	// uplink so far. Sent with every tick while Core.WatchesEntry.
 	EvEntry struct{ Packets uint64 }
+	// EvRedirected says, when an ActRedirect has ended, what became of the clients.
+	EvRedirected struct {
+		Slot   sa.Slot
+		Drain  uint64
+		Went   int    // ended their session soon after they had been told
+		Ended  int    // did not; charon ended it (RFC 5685 section 5)
+		Stayed int    // cannot be told
+		Err    string // why not all were tried, "" if they were
+	}
 	// EvTunnel says whether packets can be forwarded to Node in the fabric.
 	EvTunnel struct {
 		Node Node
@@ -183,4 +192,5 @@ func (EvFenceShut) event()     {}
 func (EvStanding) event()      {}
 func (EvLoad) event()          {}
 func (EvEntry) event()         {}
+func (EvRedirected) event()    {}
 func (EvTunnel) event()        {}

@@ -38,6 +38,7 @@ type Config struct {
 	RebuildWait   time.Duration // a shadow that is armed but incomplete waits this much longer
 	DrainTime     time.Duration // existing sessions may finish for so long before their slots move
 	DrainRate     float64       // slots that a drain moves in a minute, at most
+	Redirect      Redirect      // whom a drain tells to go to another gateway
 	ShedLoad      float64       // load at which new sessions, then slots go elsewhere; 0 means never
 	DampHalfLife  time.Duration // of the penalty for failures, which delays returns; 0 means none
 }

@@ -873,9 +873,11 @@ type DrainAccount struct {
 	Phases            []*DrainPhaseTime    `protobuf:"bytes,7,rep,name=phases,proto3" json:"phases,omitempty"`
 	Elapsed           *durationpb.Duration `protobuf:"bytes,8,opt,name=elapsed,proto3" json:"elapsed,omitempty"`
 	// Level at which the VIP is announced now.
-	VipLevel      string `protobuf:"bytes,9,opt,name=vip_level,json=vipLevel,proto3" json:"vip_level,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	VipLevel string `protobuf:"bytes,9,opt,name=vip_level,json=vipLevel,proto3" json:"vip_level,omitempty"`
+	// Clients that went to another gateway because they were told to.
+	ClientsRedirected uint64 `protobuf:"varint,10,opt,name=clients_redirected,json=clientsRedirected,proto3" json:"clients_redirected,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
 }
 
 func (x *DrainAccount) Reset() {
@@ -969,6 +971,13 @@ func (x *DrainAccount) GetVipLevel() string {
 		return x.VipLevel
 	}
 	return ""
+}
+
+func (x *DrainAccount) GetClientsRedirected() uint64 {
+	if x != nil {
+		return x.ClientsRedirected
+	}
+	return 0
 }
 
 type MovedSlot struct {
@@ -1172,6 +1181,353 @@ func (x *UndrainResponse) GetReason() string {
 	return ""
 }
 
+type RedirectRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name of the appliance; refused when another one answers.
+	Appliance string `protobuf:"bytes,1,opt,name=appliance,proto3" json:"appliance,omitempty"`
+	// Address or name; empty: that of the configuration.
+	Gateway string `protobuf:"bytes,2,opt,name=gateway,proto3" json:"gateway,omitempty"`
+	// Restricts it to one slot, to the clients of one VIP, to one client by its outer
+	// or inner address or its identity; 0 and empty: all.
+	Slot   uint32 `protobuf:"varint,3,opt,name=slot,proto3" json:"slot,omitempty"`
+	Vip    string `protobuf:"bytes,4,opt,name=vip,proto3" json:"vip,omitempty"`
+	Client string `protobuf:"bytes,5,opt,name=client,proto3" json:"client,omitempty"`
+	// Clients told in a second; 0: that of the configuration.
+	Rate uint32 `protobuf:"varint,6,opt,name=rate,proto3" json:"rate,omitempty"`
+	// Only counts who would be told.
+	DryRun        bool `protobuf:"varint,7,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RedirectRequest) Reset() {
+	*x = RedirectRequest{}
+	mi := &file_api_v1_drain_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RedirectRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RedirectRequest) ProtoMessage() {}
+
+func (x *RedirectRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_api_v1_drain_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RedirectRequest.ProtoReflect.Descriptor instead.
+func (*RedirectRequest) Descriptor() ([]byte, []int) {
+	return file_api_v1_drain_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *RedirectRequest) GetAppliance() string {
+	if x != nil {
+		return x.Appliance
+	}
+	return ""
+}
+
+func (x *RedirectRequest) GetGateway() string {
+	if x != nil {
+		return x.Gateway
+	}
+	return ""
+}
+
+func (x *RedirectRequest) GetSlot() uint32 {
+	if x != nil {
+		return x.Slot
+	}
+	return 0
+}
+
+func (x *RedirectRequest) GetVip() string {
+	if x != nil {
+		return x.Vip
+	}
+	return ""
+}
+
+func (x *RedirectRequest) GetClient() string {
+	if x != nil {
+		return x.Client
+	}
+	return ""
+}
+
+func (x *RedirectRequest) GetRate() uint32 {
+	if x != nil {
+		return x.Rate
+	}
+	return 0
+}
+
+func (x *RedirectRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+type RedirectResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Event:
+	//
+	//	*RedirectResponse_Progress
+	//	*RedirectResponse_Account
+	Event         isRedirectResponse_Event `protobuf_oneof:"event"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RedirectResponse) Reset() {
+	*x = RedirectResponse{}
+	mi := &file_api_v1_drain_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RedirectResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RedirectResponse) ProtoMessage() {}
+
+func (x *RedirectResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_api_v1_drain_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RedirectResponse.ProtoReflect.Descriptor instead.
+func (*RedirectResponse) Descriptor() ([]byte, []int) {
+	return file_api_v1_drain_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *RedirectResponse) GetEvent() isRedirectResponse_Event {
+	if x != nil {
+		return x.Event
+	}
+	return nil
+}
+
+func (x *RedirectResponse) GetProgress() *RedirectProgress {
+	if x != nil {
+		if x, ok := x.Event.(*RedirectResponse_Progress); ok {
+			return x.Progress
+		}
+	}
+	return nil
+}
+
+func (x *RedirectResponse) GetAccount() *RedirectAccount {
+	if x != nil {
+		if x, ok := x.Event.(*RedirectResponse_Account); ok {
+			return x.Account
+		}
+	}
+	return nil
+}
+
+type isRedirectResponse_Event interface {
+	isRedirectResponse_Event()
+}
+
+type RedirectResponse_Progress struct {
+	Progress *RedirectProgress `protobuf:"bytes,1,opt,name=progress,proto3,oneof"`
+}
+
+type RedirectResponse_Account struct {
+	// The last message.
+	Account *RedirectAccount `protobuf:"bytes,2,opt,name=account,proto3,oneof"`
+}
+
+func (*RedirectResponse_Progress) isRedirectResponse_Event() {}
+
+func (*RedirectResponse_Account) isRedirectResponse_Event() {}
+
+type RedirectProgress struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Slot  uint32                 `protobuf:"varint,1,opt,name=slot,proto3" json:"slot,omitempty"`
+	// The client that was told: its identity and outer address.
+	Client string `protobuf:"bytes,2,opt,name=client,proto3" json:"client,omitempty"`
+	// How many were told so far, of how many.
+	Told          uint64 `protobuf:"varint,3,opt,name=told,proto3" json:"told,omitempty"`
+	Of            uint64 `protobuf:"varint,4,opt,name=of,proto3" json:"of,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RedirectProgress) Reset() {
+	*x = RedirectProgress{}
+	mi := &file_api_v1_drain_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RedirectProgress) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RedirectProgress) ProtoMessage() {}
+
+func (x *RedirectProgress) ProtoReflect() protoreflect.Message {
+	mi := &file_api_v1_drain_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RedirectProgress.ProtoReflect.Descriptor instead.
+func (*RedirectProgress) Descriptor() ([]byte, []int) {
+	return file_api_v1_drain_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *RedirectProgress) GetSlot() uint32 {
+	if x != nil {
+		return x.Slot
+	}
+	return 0
+}
+
+func (x *RedirectProgress) GetClient() string {
+	if x != nil {
+		return x.Client
+	}
+	return ""
+}
+
+func (x *RedirectProgress) GetTold() uint64 {
+	if x != nil {
+		return x.Told
+	}
+	return 0
+}
+
+func (x *RedirectProgress) GetOf() uint64 {
+	if x != nil {
+		return x.Of
+	}
+	return 0
+}
+
+type RedirectAccount struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Appliance string                 `protobuf:"bytes,1,opt,name=appliance,proto3" json:"appliance,omitempty"`
+	Gateway   string                 `protobuf:"bytes,2,opt,name=gateway,proto3" json:"gateway,omitempty"`
+	// Sessions that the request was about.
+	Sessions uint64 `protobuf:"varint,3,opt,name=sessions,proto3" json:"sessions,omitempty"`
+	// They ended their session within seconds.
+	Went uint64 `protobuf:"varint,4,opt,name=went,proto3" json:"went,omitempty"`
+	// They acknowledged and did not go; charon ended their session.
+	Ended uint64 `protobuf:"varint,5,opt,name=ended,proto3" json:"ended,omitempty"`
+	// They cannot be told: the client did not say REDIRECT_SUPPORTED.
+	Stayed        uint64               `protobuf:"varint,6,opt,name=stayed,proto3" json:"stayed,omitempty"`
+	Elapsed       *durationpb.Duration `protobuf:"bytes,7,opt,name=elapsed,proto3" json:"elapsed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RedirectAccount) Reset() {
+	*x = RedirectAccount{}
+	mi := &file_api_v1_drain_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RedirectAccount) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RedirectAccount) ProtoMessage() {}
+
+func (x *RedirectAccount) ProtoReflect() protoreflect.Message {
+	mi := &file_api_v1_drain_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RedirectAccount.ProtoReflect.Descriptor instead.
+func (*RedirectAccount) Descriptor() ([]byte, []int) {
+	return file_api_v1_drain_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *RedirectAccount) GetAppliance() string {
+	if x != nil {
+		return x.Appliance
+	}
+	return ""
+}
+
+func (x *RedirectAccount) GetGateway() string {
+	if x != nil {
+		return x.Gateway
+	}
+	return ""
+}
+
+func (x *RedirectAccount) GetSessions() uint64 {
+	if x != nil {
+		return x.Sessions
+	}
+	return 0
+}
+
+func (x *RedirectAccount) GetWent() uint64 {
+	if x != nil {
+		return x.Went
+	}
+	return 0
+}
+
+func (x *RedirectAccount) GetEnded() uint64 {
+	if x != nil {
+		return x.Ended
+	}
+	return 0
+}
+
+func (x *RedirectAccount) GetStayed() uint64 {
+	if x != nil {
+		return x.Stayed
+	}
+	return 0
+}
+
+func (x *RedirectAccount) GetElapsed() *durationpb.Duration {
+	if x != nil {
+		return x.Elapsed
+	}
+	return nil
+}
+
 var File_api_v1_drain_proto protoreflect.FileDescriptor
 
 const file_api_v1_drain_proto_rawDesc = "" +
@@ -1237,7 +1593,7 @@ const file_api_v1_drain_proto_rawDesc = "" +
 	"\amessage\x18\x03 \x01(\tR\amessage\x12\x16\n" +
 	"\x06reason\x18\x04 \x01(\tR\x06reason\x12\x18\n" +
 	"\awarning\x18\x05 \x01(\bR\awarning\x123\n" +
-	"\aelapsed\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\aelapsed\"\xf9\x02\n" +
+	"\aelapsed\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\aelapsed\"\xa8\x03\n" +
 	"\fDrainAccount\x12\x1c\n" +
 	"\tappliance\x18\x01 \x01(\tR\tappliance\x12\x18\n" +
 	"\adrained\x18\x02 \x01(\bR\adrained\x12.\n" +
@@ -1247,7 +1603,9 @@ const file_api_v1_drain_proto_rawDesc = "" +
 	"\x13packets_still_enter\x18\x06 \x01(\bR\x11packetsStillEnter\x125\n" +
 	"\x06phases\x18\a \x03(\v2\x1d.shadowcast.v1.DrainPhaseTimeR\x06phases\x123\n" +
 	"\aelapsed\x18\b \x01(\v2\x19.google.protobuf.DurationR\aelapsed\x12\x1b\n" +
-	"\tvip_level\x18\t \x01(\tR\bvipLevel\"/\n" +
+	"\tvip_level\x18\t \x01(\tR\bvipLevel\x12-\n" +
+	"\x12clients_redirected\x18\n" +
+	" \x01(\x04R\x11clientsRedirected\"/\n" +
 	"\tMovedSlot\x12\x12\n" +
 	"\x04slot\x18\x01 \x01(\rR\x04slot\x12\x0e\n" +
 	"\x02to\x18\x02 \x01(\tR\x02to\"[\n" +
@@ -1258,19 +1616,45 @@ const file_api_v1_drain_proto_rawDesc = "" +
 	"\tappliance\x18\x01 \x01(\tR\tappliance\"^\n" +
 	"\x0fUndrainResponse\x123\n" +
 	"\bstanding\x18\x01 \x01(\x0e2\x17.shadowcast.v1.StandingR\bstanding\x12\x16\n" +
-	"\x06reason\x18\x02 \x01(\tR\x06reason*\x93\x01\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\"\xb4\x01\n" +
+	"\x0fRedirectRequest\x12\x1c\n" +
+	"\tappliance\x18\x01 \x01(\tR\tappliance\x12\x18\n" +
+	"\agateway\x18\x02 \x01(\tR\agateway\x12\x12\n" +
+	"\x04slot\x18\x03 \x01(\rR\x04slot\x12\x10\n" +
+	"\x03vip\x18\x04 \x01(\tR\x03vip\x12\x16\n" +
+	"\x06client\x18\x05 \x01(\tR\x06client\x12\x12\n" +
+	"\x04rate\x18\x06 \x01(\rR\x04rate\x12\x17\n" +
+	"\adry_run\x18\a \x01(\bR\x06dryRun\"\x96\x01\n" +
+	"\x10RedirectResponse\x12=\n" +
+	"\bprogress\x18\x01 \x01(\v2\x1f.shadowcast.v1.RedirectProgressH\x00R\bprogress\x12:\n" +
+	"\aaccount\x18\x02 \x01(\v2\x1e.shadowcast.v1.RedirectAccountH\x00R\aaccountB\a\n" +
+	"\x05event\"b\n" +
+	"\x10RedirectProgress\x12\x12\n" +
+	"\x04slot\x18\x01 \x01(\rR\x04slot\x12\x16\n" +
+	"\x06client\x18\x02 \x01(\tR\x06client\x12\x12\n" +
+	"\x04told\x18\x03 \x01(\x04R\x04told\x12\x0e\n" +
+	"\x02of\x18\x04 \x01(\x04R\x02of\"\xdc\x01\n" +
+	"\x0fRedirectAccount\x12\x1c\n" +
+	"\tappliance\x18\x01 \x01(\tR\tappliance\x12\x18\n" +
+	"\agateway\x18\x02 \x01(\tR\agateway\x12\x1a\n" +
+	"\bsessions\x18\x03 \x01(\x04R\bsessions\x12\x12\n" +
+	"\x04went\x18\x04 \x01(\x04R\x04went\x12\x14\n" +
+	"\x05ended\x18\x05 \x01(\x04R\x05ended\x12\x16\n" +
+	"\x06stayed\x18\x06 \x01(\x04R\x06stayed\x123\n" +
+	"\aelapsed\x18\a \x01(\v2\x19.google.protobuf.DurationR\aelapsed*\x93\x01\n" +
 	"\bStanding\x12\x18\n" +
 	"\x14STANDING_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fSTANDING_NORMAL\x10\x01\x12\x12\n" +
 	"\x0eSTANDING_WATCH\x10\x02\x12\x15\n" +
 	"\x11STANDING_DEGRADED\x10\x03\x12\x15\n" +
 	"\x11STANDING_DRAINING\x10\x04\x12\x16\n" +
-	"\x12STANDING_WITHDRAWN\x10\x052\xc4\x02\n" +
+	"\x12STANDING_WITHDRAWN\x10\x052\x93\x03\n" +
 	"\fDrainService\x12T\n" +
 	"\vGetStanding\x12!.shadowcast.v1.GetStandingRequest\x1a\".shadowcast.v1.GetStandingResponse\x12N\n" +
 	"\tPlanDrain\x12\x1f.shadowcast.v1.PlanDrainRequest\x1a .shadowcast.v1.PlanDrainResponse\x12D\n" +
 	"\x05Drain\x12\x1b.shadowcast.v1.DrainRequest\x1a\x1c.shadowcast.v1.DrainResponse0\x01\x12H\n" +
-	"\aUndrain\x12\x1d.shadowcast.v1.UndrainRequest\x1a\x1e.shadowcast.v1.UndrainResponseB,Z*github.com/shadowcast/shadowcast/api/v1;v1b\x06proto3"
+	"\aUndrain\x12\x1d.shadowcast.v1.UndrainRequest\x1a\x1e.shadowcast.v1.UndrainResponse\x12M\n" +
+	"\bRedirect\x12\x1e.shadowcast.v1.RedirectRequest\x1a\x1f.shadowcast.v1.RedirectResponse0\x01B,Z*github.com/shadowcast/shadowcast/api/v1;v1b\x06proto3"
 
 var (
 	file_api_v1_drain_proto_rawDescOnce sync.Once
@@ -1285,7 +1669,7 @@ func file_api_v1_drain_proto_rawDescGZIP() []byte {
 }
 
 var file_api_v1_drain_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_api_v1_drain_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
+var file_api_v1_drain_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
 var file_api_v1_drain_proto_goTypes = []any{
 	(Standing)(0),                 // 0: shadowcast.v1.Standing
 	(*StandingSource)(nil),        // 1: shadowcast.v1.StandingSource
@@ -1303,42 +1687,51 @@ var file_api_v1_drain_proto_goTypes = []any{
 	(*DrainPhaseTime)(nil),        // 13: shadowcast.v1.DrainPhaseTime
 	(*UndrainRequest)(nil),        // 14: shadowcast.v1.UndrainRequest
 	(*UndrainResponse)(nil),       // 15: shadowcast.v1.UndrainResponse
-	(*timestamppb.Timestamp)(nil), // 16: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 17: google.protobuf.Duration
+	(*RedirectRequest)(nil),       // 16: shadowcast.v1.RedirectRequest
+	(*RedirectResponse)(nil),      // 17: shadowcast.v1.RedirectResponse
+	(*RedirectProgress)(nil),      // 18: shadowcast.v1.RedirectProgress
+	(*RedirectAccount)(nil),       // 19: shadowcast.v1.RedirectAccount
+	(*timestamppb.Timestamp)(nil), // 20: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 21: google.protobuf.Duration
 }
 var file_api_v1_drain_proto_depIdxs = []int32{
 	0,  // 0: shadowcast.v1.StandingSource.standing:type_name -> shadowcast.v1.Standing
 	0,  // 1: shadowcast.v1.GetStandingResponse.standing:type_name -> shadowcast.v1.Standing
-	16, // 2: shadowcast.v1.GetStandingResponse.since:type_name -> google.protobuf.Timestamp
+	20, // 2: shadowcast.v1.GetStandingResponse.since:type_name -> google.protobuf.Timestamp
 	1,  // 3: shadowcast.v1.GetStandingResponse.sources:type_name -> shadowcast.v1.StandingSource
-	16, // 4: shadowcast.v1.GetStandingResponse.drain_since:type_name -> google.protobuf.Timestamp
+	20, // 4: shadowcast.v1.GetStandingResponse.drain_since:type_name -> google.protobuf.Timestamp
 	6,  // 5: shadowcast.v1.PlanDrainResponse.moves:type_name -> shadowcast.v1.PlannedMove
-	17, // 6: shadowcast.v1.PlanDrainResponse.sessions_may_stay:type_name -> google.protobuf.Duration
-	17, // 7: shadowcast.v1.PlanDrainResponse.takes:type_name -> google.protobuf.Duration
+	21, // 6: shadowcast.v1.PlanDrainResponse.sessions_may_stay:type_name -> google.protobuf.Duration
+	21, // 7: shadowcast.v1.PlanDrainResponse.takes:type_name -> google.protobuf.Duration
 	7,  // 8: shadowcast.v1.PlannedMove.candidates:type_name -> shadowcast.v1.SuccessorCandidate
 	0,  // 9: shadowcast.v1.SuccessorCandidate.standing:type_name -> shadowcast.v1.Standing
-	17, // 10: shadowcast.v1.SuccessorCandidate.rtt:type_name -> google.protobuf.Duration
+	21, // 10: shadowcast.v1.SuccessorCandidate.rtt:type_name -> google.protobuf.Duration
 	10, // 11: shadowcast.v1.DrainResponse.progress:type_name -> shadowcast.v1.DrainProgress
 	11, // 12: shadowcast.v1.DrainResponse.account:type_name -> shadowcast.v1.DrainAccount
-	17, // 13: shadowcast.v1.DrainProgress.elapsed:type_name -> google.protobuf.Duration
+	21, // 13: shadowcast.v1.DrainProgress.elapsed:type_name -> google.protobuf.Duration
 	12, // 14: shadowcast.v1.DrainAccount.slots:type_name -> shadowcast.v1.MovedSlot
 	13, // 15: shadowcast.v1.DrainAccount.phases:type_name -> shadowcast.v1.DrainPhaseTime
-	17, // 16: shadowcast.v1.DrainAccount.elapsed:type_name -> google.protobuf.Duration
-	17, // 17: shadowcast.v1.DrainPhaseTime.elapsed:type_name -> google.protobuf.Duration
+	21, // 16: shadowcast.v1.DrainAccount.elapsed:type_name -> google.protobuf.Duration
+	21, // 17: shadowcast.v1.DrainPhaseTime.elapsed:type_name -> google.protobuf.Duration
 	0,  // 18: shadowcast.v1.UndrainResponse.standing:type_name -> shadowcast.v1.Standing
-	2,  // 19: shadowcast.v1.DrainService.GetStanding:input_type -> shadowcast.v1.GetStandingRequest
-	4,  // 20: shadowcast.v1.DrainService.PlanDrain:input_type -> shadowcast.v1.PlanDrainRequest
-	8,  // 21: shadowcast.v1.DrainService.Drain:input_type -> shadowcast.v1.DrainRequest
-	14, // 22: shadowcast.v1.DrainService.Undrain:input_type -> shadowcast.v1.UndrainRequest
-	3,  // 23: shadowcast.v1.DrainService.GetStanding:output_type -> shadowcast.v1.GetStandingResponse
-	5,  // 24: shadowcast.v1.DrainService.PlanDrain:output_type -> shadowcast.v1.PlanDrainResponse
-	9,  // 25: shadowcast.v1.DrainService.Drain:output_type -> shadowcast.v1.DrainResponse
-	15, // 26: shadowcast.v1.DrainService.Undrain:output_type -> shadowcast.v1.UndrainResponse
-	23, // [23:27] is the sub-list for method output_type
-	19, // [19:23] is the sub-list for method input_type
-	19, // [19:19] is the sub-list for extension type_name
-	19, // [19:19] is the sub-list for extension extendee
-	0,  // [0:19] is the sub-list for field type_name
+	18, // 19: shadowcast.v1.RedirectResponse.progress:type_name -> shadowcast.v1.RedirectProgress
+	19, // 20: shadowcast.v1.RedirectResponse.account:type_name -> shadowcast.v1.RedirectAccount
+	21, // 21: shadowcast.v1.RedirectAccount.elapsed:type_name -> google.protobuf.Duration
+	2,  // 22: shadowcast.v1.DrainService.GetStanding:input_type -> shadowcast.v1.GetStandingRequest
+	4,  // 23: shadowcast.v1.DrainService.PlanDrain:input_type -> shadowcast.v1.PlanDrainRequest
+	8,  // 24: shadowcast.v1.DrainService.Drain:input_type -> shadowcast.v1.DrainRequest
+	14, // 25: shadowcast.v1.DrainService.Undrain:input_type -> shadowcast.v1.UndrainRequest
+	16, // 26: shadowcast.v1.DrainService.Redirect:input_type -> shadowcast.v1.RedirectRequest
+	3,  // 27: shadowcast.v1.DrainService.GetStanding:output_type -> shadowcast.v1.GetStandingResponse
+	5,  // 28: shadowcast.v1.DrainService.PlanDrain:output_type -> shadowcast.v1.PlanDrainResponse
+	9,  // 29: shadowcast.v1.DrainService.Drain:output_type -> shadowcast.v1.DrainResponse
+	15, // 30: shadowcast.v1.DrainService.Undrain:output_type -> shadowcast.v1.UndrainResponse
+	17, // 31: shadowcast.v1.DrainService.Redirect:output_type -> shadowcast.v1.RedirectResponse
+	27, // [27:32] is the sub-list for method output_type
+	22, // [22:27] is the sub-list for method input_type
+	22, // [22:22] is the sub-list for extension type_name
+	22, // [22:22] is the sub-list for extension extendee
+	0,  // [0:22] is the sub-list for field type_name
 }
 
 func init() { file_api_v1_drain_proto_init() }
@@ -1350,13 +1743,17 @@ func file_api_v1_drain_proto_init() {
 		(*DrainResponse_Progress)(nil),
 		(*DrainResponse_Account)(nil),
 	}
+	file_api_v1_drain_proto_msgTypes[16].OneofWrappers = []any{
+		(*RedirectResponse_Progress)(nil),
+		(*RedirectResponse_Account)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_api_v1_drain_proto_rawDesc), len(file_api_v1_drain_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   15,
+			NumMessages:   19,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -23,6 +23,7 @@ const (
 	DrainService_PlanDrain_FullMethodName   = "/shadowcast.v1.DrainService/PlanDrain"
 	DrainService_Drain_FullMethodName       = "/shadowcast.v1.DrainService/Drain"
 	DrainService_Undrain_FullMethodName     = "/shadowcast.v1.DrainService/Undrain"
+	DrainService_Redirect_FullMethodName    = "/shadowcast.v1.DrainService/Redirect"
 )
 
 // DrainServiceClient is the client API for DrainService service.
@@ -42,6 +43,10 @@ type DrainServiceClient interface {
 	// Undrain takes back what an operator asked for, maintenance included. Slots
 	// return after the hold-down.
 	Undrain(ctx context.Context, in *UndrainRequest, opts ...grpc.CallOption) (*UndrainResponse, error)
+	// Redirect tells clients of this appliance's sessions to go to another gateway
+	// (IKEv2 REDIRECT, RFC 5685), and then what became of them. Those that were told
+	// lose their session here. It ends when the caller hangs up.
+	Redirect(ctx context.Context, in *RedirectRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[RedirectResponse], error)
 }
 
 type drainServiceClient struct {
@@ -101,6 +106,25 @@ func (c *drainServiceClient) Undrain(ctx context.Context, in *UndrainRequest, op
 	return out, nil
 }
 
+func (c *drainServiceClient) Redirect(ctx context.Context, in *RedirectRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[RedirectResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &DrainService_ServiceDesc.Streams[1], DrainService_Redirect_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[RedirectRequest, RedirectResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type DrainService_RedirectClient = grpc.ServerStreamingClient[RedirectResponse]
+
 // DrainServiceServer is the server API for DrainService service.
 // All implementations must embed UnimplementedDrainServiceServer
 // for forward compatibility.
@@ -118,6 +142,10 @@ type DrainServiceServer interface {
 	// Undrain takes back what an operator asked for, maintenance included. Slots
 	// return after the hold-down.
 	Undrain(context.Context, *UndrainRequest) (*UndrainResponse, error)
+	// Redirect tells clients of this appliance's sessions to go to another gateway
+	// (IKEv2 REDIRECT, RFC 5685), and then what became of them. Those that were told
+	// lose their session here. It ends when the caller hangs up.
+	Redirect(*RedirectRequest, grpc.ServerStreamingServer[RedirectResponse]) error
 	mustEmbedUnimplementedDrainServiceServer()
 }
 
@@ -139,6 +167,9 @@ func (UnimplementedDrainServiceServer) Drain(*DrainRequest, grpc.ServerStreaming
 }
 func (UnimplementedDrainServiceServer) Undrain(context.Context, *UndrainRequest) (*UndrainResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Undrain not implemented")
+}
+func (UnimplementedDrainServiceServer) Redirect(*RedirectRequest, grpc.ServerStreamingServer[RedirectResponse]) error {
+	return status.Error(codes.Unimplemented, "method Redirect not implemented")
 }
 func (UnimplementedDrainServiceServer) mustEmbedUnimplementedDrainServiceServer() {}
 func (UnimplementedDrainServiceServer) testEmbeddedByValue()                      {}
@@ -226,6 +257,17 @@ func _DrainService_Undrain_Handler(srv interface{}, ctx context.Context, dec fun
 	return interceptor(ctx, in, info, handler)
 }
 
+func _DrainService_Redirect_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(RedirectRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(DrainServiceServer).Redirect(m, &grpc.GenericServerStream[RedirectRequest, RedirectResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type DrainService_RedirectServer = grpc.ServerStreamingServer[RedirectResponse]
+
 // DrainService_ServiceDesc is the grpc.ServiceDesc for DrainService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -250,6 +292,11 @@ var DrainService_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "Drain",
 			Handler:       _DrainService_Drain_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "Redirect",
+			Handler:       _DrainService_Redirect_Handler,
 			ServerStreams: true,
 		},
 	},

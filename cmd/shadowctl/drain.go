@@ -8,7 +8,6 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -122,8 +121,8 @@ func (a *app) printPlan(p *v1.PlanDrainResponse) error {
 
 // confirmDrain tells what would happen and waits for a yes.
 func (a *app) confirmDrain(ctx context.Context, p *v1.PlanDrainResponse) error {
-	if _, err := unix.IoctlGetTermios(int(a.stdin.Fd()), unix.TCGETS); err != nil {
-		return usagef("drain asks before it moves anything, and stdin is no terminal; add --yes")
+	if err := a.mayAsk("drain asks before it moves anything"); err != nil {
+		return err
 	}
 	var sessions uint64
 	var stay []string
@@ -137,15 +136,7 @@ func (a *app) confirmDrain(ctx context.Context, p *v1.PlanDrainResponse) error {
 	if len(stay) > 0 {
 		risk = "NOT ready to move: " + strings.Join(stay, "; ") + ". These slots stay until somebody can take them: stopping the machine would end their sessions."
 	}
-	fmt.Fprintf(a.talk, "Drain %s: move %d slots with %d sessions? %s\n[y/N] ", p.Appliance, len(p.Moves), sessions, clean(risk))
-	answer, err := readAnswer(ctx, a.stdin)
-	if err != nil {
-		return err
-	}
-	if answer = strings.ToLower(strings.TrimSpace(answer)); answer != "y" && answer != "yes" {
-		return errors.New("not drained")
-	}
-	return nil
+	return a.confirm(ctx, fmt.Sprintf("Drain %s: move %d slots with %d sessions? %s", p.Appliance, len(p.Moves), sessions, clean(risk)), "not drained")
 }
 
 // drain starts a drain and follows it: to its end with wait, else until it has begun.
@@ -208,6 +199,7 @@ func (a *app) drainAccount(acc *v1.DrainAccount) error {
 			"slots moved", strings.Join(slots, ", "),
 			"sessions moved", fmt.Sprint(acc.SessionsMoved),
 			"late at old owner", fmt.Sprintf("%d packets, delivered", acc.PacketsLate),
+			"clients redirected", some(acc.ClientsRedirected),
 			"took", span(acc.Elapsed),
 			"phases", strings.Join(phases, ", "),
 			"VIP", acc.VipLevel,

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -10,7 +9,6 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -57,8 +55,8 @@ shadowctl does not stop a handover that has begun.`,
 
 // confirmHandover tells what would happen and waits for a yes.
 func (a *app) confirmHandover(ctx context.Context, n uint32, to string) error {
-	if _, err := unix.IoctlGetTermios(int(a.stdin.Fd()), unix.TCGETS); err != nil {
-		return usagef("handover asks before it moves a slot, and stdin is no terminal; add --yes")
+	if err := a.mayAsk("handover asks before it moves a slot"); err != nil {
+		return err
 	}
 	r, err := ask(ctx, a, func(ctx context.Context, c v1.OperatorServiceClient) (*v1.GetSlotResponse, error) {
 		return c.GetSlot(ctx, &v1.GetSlotRequest{Number: n})
@@ -75,31 +73,7 @@ func (a *app) confirmHandover(ctx context.Context, n uint32, to string) error {
 			risk = to + " is NOT ready: " + sh.Reason
 		}
 	}
-	fmt.Fprintf(a.talk, "Move slot %d with %d sessions from %s to %s? %s.\n[y/N] ", n, s.Sessions, s.Owner, to, clean(risk))
-	answer, err := readAnswer(ctx, a.stdin)
-	if err != nil {
-		return err
-	}
-	if answer = strings.ToLower(strings.TrimSpace(answer)); answer != "y" && answer != "yes" {
-		return errors.New("not moved")
-	}
-	return nil
-}
-
-// readAnswer reads one line, or ends with ctx. The reader it leaves behind then
-// ends with the process.
-func readAnswer(ctx context.Context, r io.Reader) (string, error) {
-	line := make(chan string, 1)
-	go func() {
-		s, _ := bufio.NewReader(r).ReadString('\n')
-		line <- s
-	}()
-	select {
-	case s := <-line:
-		return s, nil
-	case <-ctx.Done():
-		return "", errors.New("interrupted, not moved")
-	}
+	return a.confirm(ctx, fmt.Sprintf("Move slot %d with %d sessions from %s to %s? %s.", n, s.Sessions, s.Owner, to, clean(risk)), "not moved")
 }
 
 func (a *app) handover(ctx context.Context, n uint32, to string) error {

@@ -72,7 +72,7 @@ Exit code: 0 done, 1 failed, 2 the command line makes no sense.`,
 	a.remote.flags(root)
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
 	root.AddCommand(
-		statusCommand(a), slotCommand(a), shadowsCommand(a), sessionCommand(a), handoverCommand(a), drainCommand(a), undrainCommand(a), upgradeLockCommand(a), registrarCommand(a),
+		statusCommand(a), slotCommand(a), shadowsCommand(a), sessionCommand(a), handoverCommand(a), drainCommand(a), undrainCommand(a), redirectCommand(a), upgradeLockCommand(a), registrarCommand(a),
 		eventsCommand(a), peersCommand(a), bgpCommand(a), configCommand(a), pkiCommand(a), preflightCommand(a), topCommand(a), bundleCommand(a),
 		healthCommand(a), hwhealthCommand(a), manCommand(root),
 	)

@@ -7,6 +7,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	v1 "github.com/shadowcast/shadowcast/api/v1"
+	"github.com/shadowcast/shadowcast/operator"
 )
 
 // Drains is the fake's DrainSource: every slot that it owns goes to the first
@@ -67,4 +68,29 @@ func (d Drains) Drain(ctx context.Context, reason string, _ bool, progress func(
 func (d Drains) Undrain(context.Context) (*v1.UndrainResponse, error) {
 	d.drained = false
 	return &v1.UndrainResponse{Standing: v1.Standing_STANDING_NORMAL}, d.Err
+}
+
+// Redirect tells every session of the fake, of which the first stays.
+func (d Drains) Redirect(ctx context.Context, req *v1.RedirectRequest, progress func(*v1.RedirectProgress)) (*v1.RedirectAccount, error) {
+	acc := &v1.RedirectAccount{Appliance: d.Node.GetName(), Gateway: req.Gateway, Elapsed: durationpb.New(time.Second)}
+	if d.Err != nil {
+		return nil, d.Err
+	}
+	if acc.Gateway == "" {
+		return nil, operator.Invalid("GATEWAY_MISSING", "gateway: neither given nor configured (redirect.gateway): where shall the clients go?")
+	}
+	of := uint64(len(d.sessions))
+	acc.Sessions = of
+	for i, s := range d.sessions {
+		if req.DryRun {
+			continue
+		}
+		progress(&v1.RedirectProgress{Slot: s.Summary.Slot, Client: s.Summary.Identity, Told: uint64(i + 1), Of: of})
+		if i == 0 {
+			acc.Stayed++
+		} else {
+			acc.Went++
+		}
+	}
+	return acc, nil
 }

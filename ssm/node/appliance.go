@@ -73,6 +73,7 @@ type Appliance struct {
 	slots       map[sa.Slot]*slotRuntime
 	hitsSeen    map[sa.Slot]uint64
 	upgradeLock *upgradeLock
+	redirects   chan struct{} // holds one token: who has it tells clients to leave
 	health      *monitor
 	refusals    *refusal.Table
 	about       *descriptions
@@ -92,6 +93,7 @@ func New(cfg *config.Config, version string, log *slog.Logger) (*Appliance, erro
 		asks: make(chan func(*ssm.Core)), scribe: newQueue(), slots: map[sa.Slot]*slotRuntime{}, hitsSeen: map[sa.Slot]uint64{}}
 	a.events = &journal{log: operator.NewEvents(cfg.Node, 10_000, log)}
 	a.moves = newMoveLog()
+	a.redirects = make(chan struct{}, 1)
 	a.refusals = newRefusals(a)
 	for _, d := range []string{cfg.RunDir, cfg.StateDir} {
 		if err := os.MkdirAll(d, 0o700); err != nil {
@@ -161,7 +163,7 @@ func coreConfig(cfg *config.Config, incarnation uint64) ssm.Config {
 		ProbeInterval: cfg.Fleet.Probe.Interval, ProbeLost: cfg.Fleet.Probe.Lost, DeadMan: cfg.Fleet.DeadMan,
 		HoldCap: cfg.Fleet.Handover.HoldCap, HoldDown: cfg.Fleet.Handover.HoldDown,
 		DrainTime: cfg.Fleet.Handover.DrainTime, DrainRate: float64(cfg.Fleet.Handover.DrainRate),
-		ShedLoad: float64(cfg.Fleet.Handover.ShedLoad) / 100, DampHalfLife: cfg.Fleet.Handover.ReturnDamping}
+		Redirect: redirectOf(cfg.Redirect), ShedLoad: float64(cfg.Fleet.Handover.ShedLoad) / 100, DampHalfLife: cfg.Fleet.Handover.ReturnDamping}
 	for _, a := range cfg.Fleet.Appliances {
 		c.Appliances = append(c.Appliances, ssm.Node(a.Name))
 	}

@@ -129,7 +129,7 @@ func (a *Appliance) stopDrain(ctx context.Context) {
 func (d drains) account(ctx context.Context, r ssm.ActReport) (*v1.DrainAccount, error) {
 	x := r.Account
 	acc := &v1.DrainAccount{Appliance: d.a.cfg.Node, Drained: r.Phase == string(ssm.DrainDone), SessionsMoved: uint64(x.Sessions), PacketsLate: x.Late,
-		PacketsStillEnter: x.Entered, Elapsed: durationpb.New(x.Total)}
+		PacketsStillEnter: x.Entered, ClientsRedirected: uint64(x.Redirected), Elapsed: durationpb.New(x.Total)}
 	for i, s := range x.Slots {
 		acc.Slots = append(acc.Slots, &v1.MovedSlot{Slot: uint32(s), To: string(x.To[i])})
 	}

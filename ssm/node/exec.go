@@ -79,6 +79,8 @@ func (a *Appliance) toSlot(act ssm.Action) {
 		a.at(x.Slot, func(r *slotRuntime) { r.preset(x.Ticket) })
 	case ssm.ActRefeed:
 		a.at(x.Slot, (*slotRuntime).refeed)
+	case ssm.ActRedirect:
+		a.at(x.Slot, func(r *slotRuntime) { r.redirect(x) })
 	case ssm.ActQuiesce:
 		a.at(x.Slot, func(r *slotRuntime) { r.quiesce(x.Move) })
 	case ssm.ActFlush:

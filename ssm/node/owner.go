@@ -140,6 +140,7 @@ func (r *slotRuntime) rekeyWorn() {
 func (r *slotRuntime) endOwner() {
 	clear(r.suspects)
 	r.rekeys = nil
+	r.endRedirect()
 	r.stopPublisher()
 	if r.ledger != nil {
 		r.rewatch(nil)

@@ -73,6 +73,8 @@ type slotRuntime struct {
 	// rekeys are under way since a takeover; nil: none.
 	rekeys *rekeyPlan
 	audit  auditor
+	// stay ends a redirect that a drain asked for; nil: none runs.
+	stay context.CancelFunc
 
 	// Read by the core loop and the operator API.
 	sessions atomic.Int64

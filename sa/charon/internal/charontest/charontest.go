@@ -180,25 +180,28 @@ func Dir(t testing.TB) string {
 	return d
 }
 
-// ClientConf is the strongswan.conf of a client whose directory is dir.
-func ClientConf(dir string) string {
-	return strings.ReplaceAll(`charon-systemd {
+// ClientConf is the strongswan.conf of a client whose directory is dir; further are
+// lines for its charon-systemd section.
+func ClientConf(dir string, further ...string) string {
+	return strings.NewReplacer("FURTHER", strings.Join(further, "\n"), "DIR", dir).Replace(`charon-systemd {
   load = random nonce aes sha1 sha2 hmac kdf chapoly drbg curve25519 pem pkcs1 pkcs8 x509 pubkey constraints kernel-netlink socket-default vici updown
   retransmit_timeout = 1.0
   retransmit_base = 1.4
   install_routes = yes
+  FURTHER
   filelog { f { path = DIR/charon.log
     default = 1
     flush_line = yes } }
   plugins { vici { socket = unix://DIR/vici } }
 }
-`, "DIR", dir)
+`)
 }
 
 // Addresses of the usual topology: a client on a veth to a gateway with the VIP
 // on lo.
 const (
 	VIP      = "198.51.100.1"
+	VIP2     = "198.51.100.2" // where a test wants another one
 	ClientIP = "10.77.0.2"
 	GWIP     = "10.77.0.1"
 	Pool     = "10.3.0.0/24"

@@ -144,7 +144,7 @@ func (g *Gateway) Load(ctx context.Context, text string) {
 	g.t.Helper()
 	cfg, err := swanctl.Parse(g.Dir, "swanctl.conf", text)
 	if err == nil {
-		err = cfg.Check(swanctl.Rules{VIPs: []netip.Addr{netip.MustParseAddr(VIP)}})
+		err = cfg.Check(swanctl.Rules{VIPs: []netip.Addr{netip.MustParseAddr(VIP), netip.MustParseAddr(VIP2)}})
 	}
 	if err == nil {
 		err = swanctl.Load(ctx, g.VICI, cfg, charon.V3)
@@ -189,13 +189,14 @@ func StartClient(t testing.TB, ctx context.Context, gw *Gateway) *charon.Vici {
 }
 
 // StartClientWith starts a client with a swanctl.conf of the test's own, and
-// returns its namespace too; the device to the gateway is called wan.
-func StartClientWith(t testing.TB, ctx context.Context, gw *Gateway, conns string) (*NS, *charon.Vici) {
+// returns its namespace too; the device to the gateway is called wan. further is for
+// ClientConf.
+func StartClientWith(t testing.TB, ctx context.Context, gw *Gateway, conns string, further ...string) (*NS, *charon.Vici) {
 	t.Helper()
 	ns, dir := NewNS(t), Dir(t)
 	Veth(ns, gw.NS, "wan", ClientIP+"/24", GWIP+"/24")
 	ns.Route(VIP+"/32", GWIP)
-	i, err := charon.Start(ctx, charon.Spec{Name: "client", Dir: dir, Netns: ns.Path, Conf: ClientConf(dir)})
+	i, err := charon.Start(ctx, charon.Spec{Name: "client", Dir: dir, Netns: ns.Path, Conf: ClientConf(dir, further...)})
 	if err != nil {
 		t.Fatal(err)
 	}
