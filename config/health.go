@@ -11,6 +11,9 @@ type Health struct {
 	Smartctl, Ipmitool string
 	// SmartDir holds smartctl's JSON documents of another agent instead.
 	SmartDir string
+	// Trace is a directory into which everything that is read is recorded, ""
+	// for none.
+	Trace string
 	// Speed is how many times as often everything is read.
 	Speed float64
 	// Probabilities of a failure, 0 to 1, at which a state begins; 0 is never.
@@ -32,6 +35,7 @@ type rawHealth struct {
 	Smartctl string  `yaml:"smartctl,omitempty"`
 	SmartDir string  `yaml:"smart_dir,omitempty"`
 	Ipmitool string  `yaml:"ipmitool,omitempty"`
+	Trace    string  `yaml:"trace,omitempty"`
 	Speed    float64 `yaml:"speed"`
 	Watch    rawRisk `yaml:"watch"`
 	Degraded rawRisk `yaml:"degraded"`
@@ -57,7 +61,7 @@ var defaultRisk = map[string][2]float64{"watch": {.5, .5}, "degraded": {.9, 1}, 
 func (c *collector) health(r *rawHealth) Health {
 	h := Health{Enabled: r.Enabled, Sys: c.file("health.sys", r.Sys), Proc: c.file("health.proc", r.Proc), Dev: c.file("health.dev", r.Dev),
 		Smartctl: c.optionalFile("health.smartctl", r.Smartctl), Ipmitool: c.optionalFile("health.ipmitool", r.Ipmitool),
-		SmartDir: c.optionalFile("health.smart_dir", r.SmartDir), Speed: r.Speed,
+		SmartDir: c.optionalFile("health.smart_dir", r.SmartDir), Trace: c.optionalFile("health.trace", r.Trace), Speed: r.Speed,
 		Watch: c.risk("watch", r.Watch), Degraded: c.risk("degraded", r.Degraded), Draining: c.risk("draining", r.Draining), Withdraw: c.risk("withdraw", r.Withdraw),
 		Hold: Hold{Month: c.duration("health.hold.month", r.Hold.Month, time.Second, 60*24*time.Hour), Hour: c.duration("health.hold.hour", r.Hold.Hour, time.Second, 24*time.Hour)}}
 	if !(h.Speed >= .1 && h.Speed <= 100) {
@@ -106,7 +110,7 @@ func (h Health) raw() rawHealth {
 		m, o := percent(r.Month), percent(r.Hour)
 		return rawRisk{Month: &m, Hour: &o}
 	}
-	return rawHealth{Enabled: h.Enabled, Sys: h.Sys, Proc: h.Proc, Dev: h.Dev, Smartctl: h.Smartctl, SmartDir: h.SmartDir, Ipmitool: h.Ipmitool, Speed: h.Speed,
+	return rawHealth{Enabled: h.Enabled, Sys: h.Sys, Proc: h.Proc, Dev: h.Dev, Smartctl: h.Smartctl, SmartDir: h.SmartDir, Ipmitool: h.Ipmitool, Trace: h.Trace, Speed: h.Speed,
 		Watch: risk(h.Watch), Degraded: risk(h.Degraded), Draining: risk(h.Draining), Withdraw: risk(h.Withdraw),
 		Hold: rawHold{Month: duration(short(h.Hold.Month)), Hour: duration(short(h.Hold.Hour))}}
 }

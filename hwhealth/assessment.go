@@ -1,6 +1,9 @@
 package hwhealth
 
-import "time"
+import (
+	"fmt"
+	"time"
+)
 
 // State is how fit the appliance is to carry traffic, from best to worst.
 type State uint8
@@ -101,6 +104,18 @@ type Assessment struct {
 	// TimeToFailure is the median of the predicted time, 0 when the risk is
 	// too small for one to be named.
 	TimeToFailure time.Duration
+}
+
+// Texts are the limits and causes in words, with the shares of these.
+func (a *Assessment) Texts() []string {
+	var out []string
+	for _, l := range a.Limits {
+		out = append(out, fmt.Sprintf("limit %s: %s: %s", l.Limit, l.Device, l.Detail))
+	}
+	for _, c := range a.Causes {
+		out = append(out, fmt.Sprintf("%.0f%% of R%s: %s: %s", 100*c.Share, c.Horizon, c.Device, c.Detail))
+	}
+	return out
 }
 
 // Outlook is what happens next if nothing new is seen.

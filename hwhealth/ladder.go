@@ -48,6 +48,26 @@ func DefaultPolicy() Policy {
 	}
 }
 
+// Check reports what of a policy that was read makes no sense.
+func (p Policy) Check() error {
+	for name, t := range map[string]Thresholds{"slow": p.Slow, "fast": p.Fast} {
+		for s := Watch; s <= Withdraw; s++ {
+			if v := t.of(s); !(v >= 0 && v <= 1) {
+				return fmt.Errorf("%s %s: %v is no probability", name, s, v)
+			}
+		}
+	}
+	for name, d := range map[string]time.Duration{"slow hold": p.SlowHold, "fast hold": p.FastHold, "dwell": p.Dwell, "slow half-life": p.SlowHalfLife, "fast half-life": p.FastHalfLife} {
+		if d <= 0 {
+			return fmt.Errorf("%s is %s, want more than 0", name, d)
+		}
+	}
+	if !(p.Reuse > 0 && p.Suppress >= p.Reuse && p.Ceiling >= p.Suppress) {
+		return fmt.Errorf("dampening: want 0 < reuse %v <= suppress %v <= ceiling %v", p.Reuse, p.Suppress, p.Ceiling)
+	}
+	return nil
+}
+
 // WithConsent lets predictions withdraw, which an operator must ask for.
 func (p Policy) WithConsent() Policy {
 	p.Slow.Withdraw, p.Fast.Withdraw = .4, .5

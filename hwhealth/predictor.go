@@ -388,7 +388,7 @@ func (p *Predictor) Assess(now time.Time) Assessment {
 	slices.SortStableFunc(causes, func(x, y Cause) int {
 		// An hour weighs more than a month: order by what they add to the risk
 		// relative to the draining thresholds.
-		return cmp.Compare(y.weight(), x.weight())
+		return cmp.Compare(y.Weight(), x.Weight())
 	})
 	a.Causes = causes
 	a.R30, a.R1h = -math.Expm1(-slow-base), -math.Expm1(-fast)
@@ -433,8 +433,8 @@ func sortedKeys[K cmp.Ordered, V any](m map[K]V) []K {
 	return out
 }
 
-// weight orders causes of both horizons.
-func (c Cause) weight() float64 {
+// Weight compares causes of both horizons: 1 is about what drains by itself.
+func (c Cause) Weight() float64 {
 	if c.Horizon == Fast {
 		return c.Hazard / .05
 	}

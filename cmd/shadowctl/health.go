@@ -24,7 +24,8 @@ and new clients move away), withdrawn (a hard limit was passed). Docs:
 docs/health.md.`,
 		Example: `  shadowctl health --watch
   shadowctl health -o json | jq '.causes[] | {device, term, share}'
-  shadowctl health clear --serial S4X0123`,
+  shadowctl health clear --serial S4X0123
+  shadowctl health replay /var/lib/shadowcast/trace --svg health.svg`,
 		Args: cobra.NoArgs,
 	}
 	show := &cobra.Command{Use: "show", Short: "Show it (what 'health' alone does)", Args: cobra.NoArgs}
@@ -62,7 +63,7 @@ docs/health.md.`,
 		c.Flags().BoolVarP(&watch, "watch", "w", false, "show it anew every two seconds (with -o json one line each)")
 		c.Flags().BoolVar(&signals, "signals", false, "list the newest value of every signal")
 	}
-	cmd.AddCommand(show, healthClear(a))
+	cmd.AddCommand(show, healthClear(a), healthReplay(a))
 	return cmd
 }
 

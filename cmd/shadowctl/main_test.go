@@ -144,6 +144,7 @@ func fakeFleet() *operatortest.Fake {
 		},
 		{Name: "lhr", Site: "london", Address: "192.0.2.13", State: v1.PeerState_PEER_STATE_REFUSED, Loss: 1, Reason: "certificate of another fleet"},
 	}
+	f.Limits = []*v1.HealthLimit{{Device: "disk sda (Z1)", Serial: "Z1", Limit: "D1.gone", Detail: "the drive vanished", Since: at, Redundant: true}}
 	f.Refuse = []*v1.Refusal{
 		{Channel: "replication", Reason: "certificate of another fleet", Peer: "lhr", Source: "192.0.2.13", Count: 7, Detail: "refuse peer: not of this fleet", First: at, Last: timestamppb.Now()},
 		{Channel: "probe", Reason: "unknown sender", Peer: "mallory", Source: "198.51.100.66", Count: 3, First: at, Last: timestamppb.Now()},

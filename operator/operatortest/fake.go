@@ -31,6 +31,8 @@ type Fake struct {
 	// Refuse is what was refused.
 	Refuse []*v1.Refusal
 	Speak  *v1.GetBGPResponse
+	// Limits are the latched hard limits of its hardware.
+	Limits []*v1.HealthLimit
 	// Err, when set, is the answer to every question.
 	Err error
 	// Gate, when set, holds every handover in its drain phase until it is closed

@@ -48,6 +48,7 @@ type monitor struct {
 	told      string // the guard's last alarm
 	limits    map[string]bool
 	keepErr   string
+	trace     *tracer
 }
 
 func newMonitor(a *Appliance) *monitor {
@@ -60,6 +61,7 @@ func newMonitor(a *Appliance) *monitor {
 			m.predictor, m.ladder = p, l
 		}
 	}
+	m.trace = newTracer(a, m.boot, m.policy)
 	m.predictor.SetHalfLives(min(hwhealth.SlowHalfLife, m.policy.SlowHold), min(hwhealth.FastHalfLife, m.policy.FastHold))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		// Evidence is lost, latches with it: say so, and begin anew rather
@@ -108,6 +110,7 @@ func (m *monitor) run(ctx context.Context) error {
 				m.mu.Lock()
 				defer m.mu.Unlock()
 				m.keep(time.Now())
+				m.trace.close()
 				return nil
 			case <-t.C:
 			}
@@ -128,6 +131,7 @@ func (m *monitor) observe(samples []hwhealth.Sample) {
 	for _, s := range samples {
 		m.predictor.Observe(s, now)
 	}
+	m.trace.write(samples, now)
 }
 
 // assess makes the standing of this moment.
@@ -185,13 +189,7 @@ func guardPeers(v ssm.View) []hwhealth.Peer {
 
 // causeTexts are the first causes in words, with their shares.
 func causeTexts(a *hwhealth.Assessment) []string {
-	var out []string
-	for _, l := range a.Limits {
-		out = append(out, fmt.Sprintf("limit %s: %s: %s", l.Limit, l.Device, l.Detail))
-	}
-	for _, c := range a.Causes {
-		out = append(out, fmt.Sprintf("%.0f%% of R%s: %s: %s", 100*c.Share, c.Horizon, c.Device, c.Detail))
-	}
+	out := a.Texts()
 	if n := len(out); n > causesTold {
 		out = append(out[:causesTold], fmt.Sprintf("and %d more", n-causesTold))
 	}
