@@ -29,6 +29,7 @@ type Facts struct {
 	Plugins     map[string]string // paths by name, "" for none
 	Strongswan  string            // version of the package, "" unknown
 	Connections []error           // violations of our rules, one each
+	EAP         []string          // methods that connections ask for, by the names of their plugins
 	DPD         time.Duration     // shortest dpd_delay, 0 for none
 	Names       int               // connections
 

@@ -132,6 +132,10 @@ func (f *Facts) strongSwan(ctx context.Context) {
 		return
 	}
 	f.Connections = flatten(c.Check(swanctl.Rules{VIPs: f.Config.Fleet.VIPs}))
+	f.EAP = c.EAPMethods()
+	for _, m := range f.EAP {
+		f.Plugins[m] = charon.PluginPath(m)
+	}
 	f.DPD, f.Names = c.ShortestDPD(), len(c.Connections())
 }
 

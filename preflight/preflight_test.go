@@ -87,6 +87,7 @@ func TestFindings(t *testing.T) {
 		{"no bpf file system", func(f *Facts) { f.BPFMounted = false }, "bpf-fs", Fatal, "no bpf file system", "mount -t bpf bpf /sys/fs/bpf"},
 		{"read-only state", func(f *Facts) { f.StateWritable = errors.New("read-only file system") }, "state-dir", Fatal, "read-only file system", "mkdir -p /var/lib/shadowcast"},
 		{"no strongSwan", func(f *Facts) { f.Charon = "" }, "strongswan", Fatal, "charon-systemd is not installed", "apt-get install charon-systemd"},
+		{"no plugin of an EAP method", func(f *Facts) { f.EAP = []string{"eap-mschapv2"} }, "eap-plugin", Warning, "ask for eap-mschapv2", "libcharon-extauth-plugins"},
 		{"no ha plugin", func(f *Facts) { f.Plugins["ha"] = "" }, "strongswan-plugin", Fatal, "plugin ha", "libcharon-extra-plugins"},
 		{"strongSwan 6", func(f *Facts) { f.Strongswan = "6.0.1-1" }, "strongswan-version", Fatal, "strongSwan 6.0.1-1", "5.9"},
 		{"wrong connection", func(f *Facts) {

@@ -37,6 +37,11 @@ func connections(f *Facts, out *findings) {
 	if len(f.Connections) > 0 {
 		return
 	}
+	for _, m := range f.EAP {
+		if f.Plugins[m] == "" {
+			out.add(Warning, "eap-plugin", "clients that authenticate by it are refused", "apt-get install libcharon-extauth-plugins libcharon-extra-plugins", "connections ask for %s, whose plugin is not installed", m)
+		}
+	}
 	if f.Names == 0 {
 		out.add(Warning, "no-connections", "no client can connect", "put connections into "+f.Config.SwanctlDir+"/conf.d, the same on every appliance", "no connection is configured")
 	} else if f.DPD == 0 {

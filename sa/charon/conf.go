@@ -21,12 +21,13 @@ const (
 )
 
 // DefaultPlugins is what a gateway loads: no plugin that touches the machine
-// outside of its slot (bypass-lan, dhcp, farp, resolve), none for IKEv1.
+// outside of its slot (bypass-lan, dhcp, farp, resolve), none for IKEv1. gcrypt, the
+// last of its kind, has MD4 and DES, which EAP-MSCHAPv2 is made of.
 var DefaultPlugins = []string{
 	"random", "nonce", "aes", "sha1", "sha2", "hmac", "kdf", "gcm", "chapoly", "ctr", "ccm", "cmac", "drbg",
 	"curve25519", "gmp", "mgf1", "pem", "pkcs1", "pkcs7", "pkcs8", "x509", "revocation", "constraints", "pubkey",
-	"openssl", "attr", "kernel-netlink", "socket-default", "eap-identity", "eap-md5", "eap-tls", "eap-ttls",
-	"eap-radius", "vici", "updown", "counters", "ha",
+	"openssl", "gcrypt", "attr", "kernel-netlink", "socket-default", "eap-identity", "eap-md5", "eap-mschapv2",
+	"eap-tls", "eap-ttls", "eap-radius", "vici", "updown", "counters", "ha",
 }
 
 // Conf describes the strongswan.conf of one slot. Text renders it.

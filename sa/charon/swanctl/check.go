@@ -171,6 +171,9 @@ func (k *checker) auth(s *section, path string) {
 	if v, ok := s.find("auth"); ok && strings.HasPrefix(v.value, "xauth") {
 		k.fail(v.pos, path+".auth", "XAuth belongs to IKEv1, want eap, psk or pubkey")
 	}
+	if v, ok := eapMethod(s); ok && !slices.Contains(eapMethods(), v.value) {
+		k.fail(v.pos, path+".auth", "%s, gateways serve %s", v.value, strings.Join(eapMethods(), ", "))
+	}
 	for _, x := range s.subs {
 		if !hasAnyPrefix(x.name, "cert", "cacert") {
 			k.fail(x.pos, path+"."+x.name, "unknown section, want cert* or cacert*")

@@ -92,6 +92,7 @@ func TestCheck(t *testing.T) {
 		{conn("version = 2\nmediation = yes"), "mediation connections"},
 		{conn("version = 2\nfoo { }"), "connections.rw.foo: unknown section"},
 		{strings.Replace(good, "remote { auth = psk }", "remote { auth = xauth }", 1), "XAuth belongs to IKEv1"},
+		{strings.Replace(good, "remote { auth = psk }", "remote { auth = eap-sim }", 1), "connections.rw.remote.auth: eap-sim, gateways serve eap-md5, eap-mschapv2, eap-tls, eap-ttls, eap-radius"},
 		{strings.Replace(good, "remote { auth = psk }", "remote { cert1 { handle = 01 } }", 1), "certificates on tokens"},
 		{good + "secret { }", "unknown section secret"},
 		{good + "x = 1", "setting x outside of any section"},
@@ -121,6 +122,24 @@ func TestCheck(t *testing.T) {
 	pass := parse(t, child("mode = pass\nstart_action = trap"))
 	if err := pass.Check(rules); err != nil {
 		t.Errorf("pass policy: %v", err)
+	}
+}
+
+func TestEAPMethods(t *testing.T) {
+	remote := func(s string) string { return strings.Replace(good, "remote { auth = psk }", s, 1) }
+	for text, want := range map[string][]string{
+		good:                            nil,
+		remote("remote { auth = eap }"): nil,
+		remote("remote { auth = eap-tls\n eap_id = %any }"):                                   {"eap-tls"},
+		remote("remote { auth = eap-tls }\n    remote-2 { auth = eap-mschapv2\n round = 2 }"): {"eap-mschapv2", "eap-tls"},
+	} {
+		c := parse(t, text)
+		if err := c.Check(rules); err != nil {
+			t.Error(err)
+		}
+		if got := c.EAPMethods(); !slices.Equal(got, want) {
+			t.Errorf("methods %q, want %q", got, want)
+		}
 	}
 }
 
