@@ -49,6 +49,9 @@ func (l *Level) UnmarshalText(b []byte) error {
 const (
 	// DegradedStep is what Degraded adds to the MED.
 	DegradedStep = 50
+	// BackupMED is the MED of a prefix behind a slot at those who shadow it: above what
+	// its owner may announce it with, which is none (0, RFC 4271 9.1.2.2) plus MEDAdd.
+	BackupMED uint32 = 1 << 31
 	// DrainMED is the MED of Draining: one below the maximum, which some
 	// routers read as "no MED at all".
 	DrainMED uint32 = 1<<32 - 2
@@ -78,6 +81,10 @@ type Desired struct {
 	// InnerSlot the slot behind each, which is tagged.
 	Inner     []netip.Prefix
 	InnerSlot map[netip.Prefix]uint32
+	// Backup are the prefixes behind slots shadowed here, for inside peers: a way to
+	// their owner through this appliance, for as long as the owner's own announcement is
+	// missing. They are in InnerSlot, too.
+	Backup []netip.Prefix
 	// Owner tags what carries a MED or lies inside with the appliance that
 	// announces it; the zero value leaves the tag out.
 	Owner LargeCommunity
@@ -128,6 +135,7 @@ func (d Desired) Validate() error {
 	check("vips", d.VIPs, true)
 	check("liveness", d.Liveness, true)
 	check("inner", d.Inner, false)
+	check("backup", d.Backup, false)
 	return errors.Join(errs...)
 }
 
@@ -149,7 +157,7 @@ func (d Desired) MED(vip netip.Prefix) uint32 {
 
 func (d Desired) clone() Desired {
 	d.VIPs, d.Liveness = slices.Clone(d.VIPs), slices.Clone(d.Liveness)
-	d.Inner, d.Tags = slices.Clone(d.Inner), slices.Clone(d.Tags)
+	d.Inner, d.Backup, d.Tags = slices.Clone(d.Inner), slices.Clone(d.Backup), slices.Clone(d.Tags)
 	d.VIPMED, d.InnerSlot = maps.Clone(d.VIPMED), maps.Clone(d.InnerSlot)
 	return d
 }
@@ -184,7 +192,7 @@ func (r route) worseThan(o route) bool {
 
 // routes returns what d announces.
 func (d Desired) routes() map[netip.Prefix]route {
-	m := make(map[netip.Prefix]route, len(d.VIPs)+len(d.Liveness)+len(d.Inner))
+	m := make(map[netip.Prefix]route, len(d.VIPs)+len(d.Liveness)+len(d.Inner)+len(d.Backup))
 	if d.Level != Withdrawn {
 		tags := d.Tags
 		if d.Level == Draining {
@@ -198,13 +206,21 @@ func (d Desired) routes() map[netip.Prefix]route {
 		m[p] = route{}
 	}
 	for _, p := range d.Inner {
-		large := d.owner()
-		if n, ok := d.InnerSlot[p]; ok && len(large) > 0 {
-			large = append(large, LargeCommunity{d.Owner.Global, TagSlot, n})
-		}
-		m[p] = route{inside: true, large: packLarge(large)}
+		m[p] = route{inside: true, large: d.inner(p)}
+	}
+	for _, p := range d.Backup {
+		m[p] = route{inside: true, hasMED: true, med: BackupMED, large: d.inner(p)}
 	}
 	return m
+}
+
+// inner are the tags of a prefix behind a slot.
+func (d Desired) inner(p netip.Prefix) string {
+	large := d.owner()
+	if n, ok := d.InnerSlot[p]; ok && len(large) > 0 {
+		large = append(large, LargeCommunity{d.Owner.Global, TagSlot, n})
+	}
+	return packLarge(large)
 }
 
 func (d Desired) owner() []LargeCommunity {

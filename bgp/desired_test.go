@@ -169,6 +169,29 @@ func TestPlanMixes(t *testing.T) {
 	}
 }
 
+// TestBackupOfInnerPrefixes: who shadows a slot announces its prefixes as a second
+// choice, and a slot that changes hands waits for no budget.
+func TestBackupOfInnerPrefixes(t *testing.T) {
+	owner := Desired{Inner: []netip.Prefix{inner}}.routes()
+	shadow := Desired{Backup: []netip.Prefix{inner}, InnerSlot: map[netip.Prefix]uint32{inner: 7}, Owner: LargeCommunity{64512, TagOwner, 9}}.routes()
+	if r := shadow[inner]; !r.inside || !r.worseThan(owner[inner]) || fmt.Sprint(unpackLarge(r.large)) != "[64512:1:9 64512:2:7]" {
+		t.Errorf("the backup is %+v", r)
+	}
+	b := &budget{window: time.Hour, max: 1, spent: map[netip.Prefix][]time.Time{}}
+	for i := range 6 {
+		have, want := owner, shadow
+		if i%2 == 1 {
+			have, want = shadow, owner
+		}
+		if p := makePlan(have, want, b, false, time.Unix(int64(i), 0)); len(p.add) != 1 || len(p.deferred) != 0 {
+			t.Errorf("change %d: %+v", i, p)
+		}
+	}
+	if err := (Desired{Inner: []netip.Prefix{inner}, Backup: []netip.Prefix{inner}}).Validate(); err == nil {
+		t.Error("owner and backup at once is accepted")
+	}
+}
+
 func FuzzCommunity(f *testing.F) {
 	for _, s := range []string{"65535:0", "1:2", ":", "65536:0", "1:2:3", "-1:+2", "0x1:1"} {
 		f.Add(s)

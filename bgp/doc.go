@@ -21,6 +21,7 @@
 //	VIP, liveness  ORIGIN IGP, to outside peers only
 //	inner prefix   ORIGIN INCOMPLETE, to inside peers only
 //	MED            base+offset, +50 when degraded, 4294967294 when draining
+//	               of inner prefixes none at the owner, 2^31 at who shadows it
 //	draining       carries GRACEFUL_SHUTDOWN 65535:0 (RFC 8326)
 //	tags           large communities ASN:1:router-id on VIPs and inner prefixes,
 //	               ASN:2:slot on inner prefixes (RFC 8092)

@@ -56,7 +56,8 @@ type plan struct {
 	next     time.Time
 }
 
-// makePlan compares. Announcing and withdrawing never wait, replacing may.
+// makePlan compares. Announcing and withdrawing never wait, replacing may; but what is
+// told inside says who owns a slot, which is a fact and no estimate.
 func makePlan(have, want map[netip.Prefix]route, b *budget, force bool, now time.Time) plan {
 	p := plan{
 		add:      map[netip.Prefix]route{},
@@ -73,7 +74,7 @@ func makePlan(have, want map[netip.Prefix]route, b *budget, force bool, now time
 		if ok && old == r {
 			continue
 		}
-		if ok && !force {
+		if ok && !force && !r.inside {
 			if ok, at := b.admit(prefix, r.worseThan(old), now); !ok {
 				p.deferred[prefix] = at
 				if p.next.IsZero() || at.Before(p.next) {

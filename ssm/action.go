@@ -123,11 +123,12 @@ type (
 	// ActPassivate makes charon of a handed-over slot passive. Answered by
 	// EvPassivated.
 	ActPassivate struct{ Slot sa.Slot }
-	// ActAnnounce says which slots' pools this appliance announces inside and
-	// at which level it announces the VIP.
+	// ActAnnounce says which slots' pools this appliance announces inside, as their
+	// owner and as a way to it, and at which level it announces the VIP.
 	ActAnnounce struct {
-		Pools []sa.Slot
-		Level Level
+		Pools  []sa.Slot
+		Backup []sa.Slot
+		Level  Level
 		// Paced: the level follows an estimate, so changes of attributes must
 		// keep to the budget that protects us from route flap damping.
 		Paced bool

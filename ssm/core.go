@@ -39,6 +39,7 @@ type Core struct {
 	newClients []sa.Slot
 	scratch    [4][]sa.Slot // of clientSlots
 	pools      []sa.Slot    // of announce
+	backup     []sa.Slot    // likewise
 }
 
 // slot is one slot as this appliance sees it.

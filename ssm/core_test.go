@@ -381,3 +381,35 @@ func TestRenewalWaitsForShadowsThatAreNotArmedYet(t *testing.T) {
 		t.Error("n1 is armed above, and the owner does not go on")
 	}
 }
+
+// What comes from inside finds a way through a shadow where the owner's own
+// announcement is missing, and a shadow that is leaving offers none.
+func TestShadowsAnnounceAWayToTheOwner(t *testing.T) {
+	f := newFleet(71, 3, 1)
+	settled(t, f)
+	told := func(n Node) ([]sa.Slot, []sa.Slot) {
+		a := f.node(n).core.announced
+		return a.Pools, a.Backup
+	}
+	expect := func(n Node, pools, backup []sa.Slot) {
+		t.Helper()
+		if p, b := told(n); !slices.Equal(p, pools) || !slices.Equal(b, backup) {
+			t.Errorf("%s announces %v, and a way to %v, want %v and %v\n%s", n, p, b, pools, backup, f.trace())
+		}
+	}
+	one := []sa.Slot{1}
+	expect("n0", one, nil)
+	expect("n1", nil, one)
+	expect("n2", nil, one)
+	f.step(f.node("n2"), EvStanding{Source: SourceOperator, Standing: StandingDraining, Reason: "asked"})
+	expect("n2", nil, nil)
+	f.step(f.node("n2"), EvStanding{Source: SourceOperator})
+	expect("n2", nil, one)
+	f.step(f.node("n0"), EvMove{Slot: 1, To: "n1", ID: 1})
+	f.run(500 * time.Millisecond)
+	expect("n0", one, nil) // both, until the new announcement has arrived
+	expect("n1", one, nil)
+	f.run(poolOverlap)
+	expect("n0", nil, one)
+	check(t, f)
+}

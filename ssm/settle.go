@@ -114,7 +114,7 @@ func (c *Core) clientSlots() []sa.Slot {
 // announce emits what BGP should say if that changed. The VIP is announced
 // once every packet that could enter has somewhere to go.
 func (c *Core) announce() {
-	a := ActAnnounce{Paced: c.fit.paced, Pools: c.pools[:0]}
+	a := ActAnnounce{Paced: c.fit.paced, Pools: c.pools[:0], Backup: c.backup[:0]}
 	owns := false
 	for _, s := range c.list {
 		if s.role == RoleOwner {
@@ -122,21 +122,26 @@ func (c *Core) announce() {
 		}
 		// After a move the old owner goes on announcing until the new one's
 		// announcement has certainly arrived: what still comes is forwarded.
-		if s.role == RoleOwner || s.role == RoleDraining || c.now.Before(s.poolUntil) {
+		switch {
+		case s.role == RoleOwner || s.role == RoleDraining || c.now.Before(s.poolUntil):
 			a.Pools = append(a.Pools, s.cfg.Slot)
+		case (s.role == RoleShadow || s.role == RoleTaking) && s.owner != "" && !c.leaving(c.cfg.Self):
+			// Where the owner's announcement is missing while the owner is not, as when its
+			// daemon starts again, what comes from inside goes through its shadows.
+			a.Backup = append(a.Backup, s.cfg.Slot)
 		}
 	}
 	a.Level = c.level(owns)
-	c.pools = a.Pools
+	c.pools, c.backup = a.Pools, a.Backup
 	c.noteLast(a.Level)
-	if c.announced != nil && c.announced.Level == a.Level && c.announced.Paced == a.Paced && slices.Equal(c.announced.Pools, a.Pools) {
+	if c.announced != nil && c.announced.Level == a.Level && c.announced.Paced == a.Paced && slices.Equal(c.announced.Pools, a.Pools) && slices.Equal(c.announced.Backup, a.Backup) {
 		return
 	}
 	if c.announced == nil || c.announced.Level != a.Level {
 		c.probeAt = c.now
 	}
 	told := a
-	told.Pools = slices.Clone(a.Pools)
+	told.Pools, told.Backup = slices.Clone(a.Pools), slices.Clone(a.Backup)
 	c.announced = &told
 	c.emit(told)
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/shadowcast/shadowcast/bgp"
 	"github.com/shadowcast/shadowcast/config"
+	"github.com/shadowcast/shadowcast/sa"
 	"github.com/shadowcast/shadowcast/ssm"
 )
 
@@ -159,11 +160,15 @@ func (r *routes) desired(x ssm.ActAnnounce) bgp.Desired {
 			d.Liveness = append(d.Liveness, hostPrefix(p.Address))
 		}
 	}
-	for _, n := range x.Pools {
-		for _, p := range fleetSlot(cfg, n).Pools {
-			d.Inner, d.InnerSlot[p] = append(d.Inner, p), uint32(n)
+	pools := func(to *[]netip.Prefix, slots []sa.Slot) {
+		for _, n := range slots {
+			for _, p := range fleetSlot(cfg, n).Pools {
+				*to, d.InnerSlot[p] = append(*to, p), uint32(n)
+			}
 		}
 	}
+	pools(&d.Inner, x.Pools)
+	pools(&d.Backup, x.Backup)
 	return d
 }
 
