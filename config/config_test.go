@@ -248,6 +248,7 @@ var wrongs = []wrong{
 	{"shadow is home", "shadows: [fra, lhr]", "shadows: [fra, ams]"},
 	{"shadow twice", "shadows: [fra, lhr]", "shadows: [fra, fra]"},
 	{"set too large", "  # probe:\n", "  shadow_sets: {size: 4}\n  # probe:\n"},
+	{"sets that change too fast", "  # probe:\n", "  shadow_sets: {replace_after: 10ms, settle: 25h, change_every: soon}\n  # probe:\n"},
 	{"negative weight", "  # probe:\n", "  shadow_sets: {load: -1, margin: .nan}\n  # probe:\n"},
 	{"text for a weight", "  # probe:\n", "  shadow_sets: {latency: low}\n  # probe:\n"},
 	{"four shadows", "shadows: [fra, lhr]", "shadows: [fra, lhr, fra, lhr]"},

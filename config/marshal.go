@@ -51,7 +51,7 @@ func (c *Config) raw() *rawConfig {
 				ShedLoad:      c.Fleet.Handover.ShedLoad,
 				ReturnDamping: duration(short(c.Fleet.Handover.ReturnDamping)),
 			},
-			ShadowSets: rawShadowSets(c.Fleet.ShadowSets),
+			ShadowSets: c.Fleet.ShadowSets.raw(),
 			DeadMan:    duration(short(c.Fleet.DeadMan)),
 		},
 	}

@@ -97,6 +97,11 @@ type rawShadowSets struct {
 	Load       float64 `yaml:"load"`
 	Latency    float64 `yaml:"latency"`
 	Margin     float64 `yaml:"margin"`
+	Dynamic    bool    `yaml:"dynamic"`
+
+	ReplaceAfter duration `yaml:"replace_after"`
+	Settle       duration `yaml:"settle"`
+	ChangeEvery  duration `yaml:"change_every"`
 }
 
 type rawProbe struct {

@@ -3,6 +3,7 @@ package config
 import (
 	"cmp"
 	"slices"
+	"time"
 
 	"github.com/shadowcast/shadowcast/ssm/shadowset"
 )
@@ -15,6 +16,28 @@ type ShadowSets struct {
 	Dispersion, Load, Latency float64
 	// Margin is the gain per shadow below which a set stays as it is.
 	Margin float64
+	// Dynamic: owners change the sets of their slots while they serve, see
+	// shadowset.Pace. Otherwise a set is what is chosen at the start.
+	Dynamic bool
+	// ReplaceAfter is how long a shadow must be away before another one takes its
+	// place; Settle how long a better set must stay better, and ChangeEvery the least
+	// time between two changes for the better.
+	ReplaceAfter, Settle, ChangeEvery time.Duration
+}
+
+// DefaultShadowSets are those of a configuration that does not mention them.
+func DefaultShadowSets() ShadowSets {
+	return ShadowSets{Size: 2, Dispersion: 1, Load: 1, Latency: 1, Margin: 0.2, Dynamic: true, ReplaceAfter: 30 * time.Second, Settle: 5 * time.Minute, ChangeEvery: 30 * time.Minute}
+}
+
+// Pace is how fast sets change, in the form of package shadowset.
+func (s ShadowSets) Pace() shadowset.Pace {
+	return shadowset.Pace{ReplaceAfter: s.ReplaceAfter, Settle: s.Settle, Every: s.ChangeEvery}
+}
+
+func (s ShadowSets) raw() rawShadowSets {
+	return rawShadowSets{Size: s.Size, Dispersion: s.Dispersion, Load: s.Load, Latency: s.Latency, Margin: s.Margin, Dynamic: s.Dynamic,
+		ReplaceAfter: duration(short(s.ReplaceAfter)), Settle: duration(short(s.Settle)), ChangeEvery: duration(short(s.ChangeEvery))}
 }
 
 // Weights are the weights in the form of package shadowset.
@@ -40,7 +63,17 @@ func (c *collector) shadowSets(r *rawShadowSets) ShadowSets {
 		Load:       weight("load", r.Load),
 		Latency:    weight("latency", r.Latency),
 		Margin:     weight("margin", r.Margin),
+		Dynamic:    r.Dynamic,
+
+		ReplaceAfter: c.duration(path+".replace_after", r.ReplaceAfter, time.Second, time.Hour),
+		Settle:       c.duration(path+".settle", r.Settle, 0, 24*time.Hour),
+		ChangeEvery:  c.duration(path+".change_every", r.ChangeEvery, 0, 24*time.Hour),
 	}
+}
+
+// Changes reports whether the owner of s changes its shadow set.
+func (f *Fleet) Changes(s Slot) bool {
+	return s.Selected && f.ShadowSets.Dynamic && f.ShadowSets.Size > 0
 }
 
 // Member is a as package shadowset sees it, as far as the configuration tells.

@@ -61,6 +61,18 @@ func TestSelectionDoesNotDependOnTheOrder(t *testing.T) {
 	}
 }
 
+func TestDefaultsOfSets(t *testing.T) {
+	if got := mustParse(t, unpinned()).Fleet.ShadowSets; got != DefaultShadowSets() {
+		t.Errorf("the defaults are %+v, DefaultShadowSets says %+v", got, DefaultShadowSets())
+	}
+	text := strings.Replace(unpinned(), "  # probe:\n", "  shadow_sets: {dynamic: false}\n  # probe:\n", 1)
+	for i, f := range []Fleet{mustParse(t, unpinned()).Fleet, mustParse(t, text).Fleet, mustParse(t, Example()).Fleet} {
+		if got, want := f.Changes(f.Slots[0]), i == 0; got != want {
+			t.Errorf("fleet %d: the owner of slot 1 changes its set: %t, want %t", i, got, want)
+		}
+	}
+}
+
 func TestPinsAndSizeRule(t *testing.T) {
 	text := strings.Replace(unpinned(), "      home: ams\n", "      home: ams\n      shadows: [ams2]\n", 1)
 	text = strings.Replace(text, "      home: fra\n", "      home: fra\n      shadows: []\n", 1)

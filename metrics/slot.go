@@ -2,6 +2,7 @@ package metrics
 
 import (
 	v1 "github.com/shadowcast/shadowcast/api/v1"
+	"slices"
 )
 
 // placed calls f for the slots that have a place on this appliance.
@@ -51,7 +52,7 @@ func slotFamilies() []family {
 		gauge("slot_ready_shadows", "Shadows of an owned slot that could take it over now.", slot, func(s *Snapshot, out emit) {
 			owned(s, func(x *v1.Slot, n string) {
 				ready := 0
-				for _, sh := range x.Shadows {
+				for _, sh := range members(x) {
 					if sh.Ready {
 						ready++
 					}
@@ -60,7 +61,7 @@ func slotFamilies() []family {
 			})
 		}),
 		gauge("slot_shadows", "Members of the shadow set of an owned slot.", slot, func(s *Snapshot, out emit) {
-			owned(s, func(x *v1.Slot, n string) { out(float64(len(x.Shadows)), n) })
+			owned(s, func(x *v1.Slot, n string) { out(float64(len(members(x))), n) })
 		}),
 		gauge("sequence_headroom_ratio", "Share of the block of ESP sequence numbers that the worst outbound SA of an owned slot has left.", slot, func(s *Snapshot, out emit) {
 			for _, q := range s.Sequences {
@@ -89,7 +90,7 @@ func shadowFamilies() []family {
 	each := func(f func(*v1.Shadow) (float64, bool)) func(*Snapshot, emit) {
 		return func(s *Snapshot, out emit) {
 			owned(s, func(x *v1.Slot, n string) {
-				for _, sh := range x.Shadows {
+				for _, sh := range members(x) {
 					if v, ok := f(sh); ok {
 						out(v, n, sh.Name)
 					}
@@ -109,7 +110,7 @@ func shadowFamilies() []family {
 		gauge("shadow_connected", "1 where the shadow's replication stream is up.", labels, each(func(sh *v1.Shadow) (float64, bool) { return truth(sh.Connected), true })),
 		gauge("shadow_armed", "1 where the shadow holds a ticket above the owner's.", labels, func(s *Snapshot, out emit) {
 			owned(s, func(x *v1.Slot, n string) {
-				for _, sh := range x.Shadows {
+				for _, sh := range members(x) {
 					out(truth(sh.Ticket > x.OwnerTicket), n, sh.Name)
 				}
 			})
@@ -125,4 +126,9 @@ func shadowFamilies() []family {
 		counter("replication_connects_total", "Replication streams that got past the greeting since the tenure began.", labels, stream(func(r Replication) uint64 { return r.Connects })),
 		counter("replication_repairs_total", "Comparisons with the shadow that found a difference since the tenure began.", labels, stream(func(r Replication) uint64 { return r.Repairs })),
 	}
+}
+
+// members are the shadows of x without those that were let go: these cover nothing.
+func members(x *v1.Slot) []*v1.Shadow {
+	return slices.DeleteFunc(slices.Clone(x.Shadows), func(sh *v1.Shadow) bool { return sh.Leaving })
 }

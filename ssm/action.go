@@ -48,6 +48,16 @@ type (
 		// owner that goes on.
 		Takeover bool
 	}
+	// ActFeed changes whom the owner of Slot replicates to.
+	ActFeed struct {
+		Slot    sa.Slot
+		Shadows []Node
+	}
+	// ActPlace gives Slot a place here, for a twin: namespace and charon. Answered by
+	// EvSlotUp or EvSlotDown.
+	ActPlace struct{ Slot sa.Slot }
+	// ActLeave ends the twin of Slot here and its place.
+	ActLeave struct{ Slot sa.Slot }
 	// ActBirth updates the lowest ticket held by any shadow, for sa.Birth.
 	ActBirth struct {
 		Slot   sa.Slot
@@ -142,6 +152,8 @@ type (
 		// Lives are, of an owner, the incarnations of the other members that its
 		// ticket is newer than. One that is missing may have claimed unheard.
 		Lives map[Node]uint64
+		// Set is, of an owner that chooses its shadows, whom it has chosen.
+		Set []Node
 	}
 	// ActRedirect tells the clients of a slot to go to another gateway, or Stop: tells
 	// no more of them. Answered by EvRedirected.
@@ -186,6 +198,9 @@ func (ActNewClients) action() {}
 func (ActHold) action()       {}
 func (ActRelease) action()    {}
 func (ActOwn) action()        {}
+func (ActFeed) action()       {}
+func (ActPlace) action()      {}
+func (ActLeave) action()      {}
 func (ActBirth) action()      {}
 func (ActActivate) action()   {}
 func (ActShadow) action()     {}

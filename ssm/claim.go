@@ -3,6 +3,7 @@ package ssm
 import (
 	"cmp"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/shadowcast/shadowcast/sa"
@@ -31,7 +32,7 @@ func (c *Core) mayFound(s *slot) bool {
 	if s.owner != "" && s.owner != c.cfg.Self {
 		return false
 	}
-	for _, n := range s.cfg.members() {
+	for _, n := range c.holders(s) {
 		// It holds the sessions of our earlier life, and gets a ticket where we do.
 		if c.alive(n) && c.peers[n].slots[s.cfg.Slot].Ready {
 			return false
@@ -50,7 +51,19 @@ func (c *Core) heardAll() bool {
 }
 
 func (c *Core) tickNone(s *slot) {
-	if !c.member(s) || s.rebuildAfter || !s.found {
+	switch {
+	case s.rebuildAfter:
+		return
+	case !c.member(s):
+		if s.found && s.placed && s.version > 0 {
+			c.vacate(s)
+		}
+		return
+	case !s.placed:
+		s.placed = true
+		c.emit(ActPlace{Slot: s.cfg.Slot})
+		return
+	case !s.found:
 		return // a slot that may still be active must not become a shadow
 	}
 	c.buildAgain(s)
@@ -70,12 +83,15 @@ func (c *Core) shadow(s *slot) {
 	s.role, s.up, s.ready, s.reason = RoleShadow, false, false, "twin is being built"
 	s.armed, s.granted, s.seen = 0, 0, 0
 	s.evidence, s.unheard, s.orphan = time.Time{}, false, time.Time{}
-	c.emit(ActRemember{Slot: s.cfg.Slot, Role: s.role})
+	c.emit(ActRemember{Slot: s.cfg.Slot, Role: s.role, Ticket: s.floor})
 	c.emit(ActShadow{Slot: s.cfg.Slot, Owner: s.owner, Ticket: s.ticket, Keep: s.keepTwin})
 	s.keepTwin = false
 }
 
 func (c *Core) tickShadow(s *slot) {
+	if c.heed(s); s.role != RoleShadow {
+		return
+	}
 	c.voidTickets(s)
 	c.buildAgain(s)
 	if s.up && s.granted == 0 && s.armed <= max(s.floor-1, s.ticket) {
@@ -165,11 +181,13 @@ func (c *Core) claim(s *slot, why string, detection time.Duration, takeover bool
 	if takeover && detection > 0 {
 		c.noteFailure(s.owner)
 	}
+	was := s.owner
 	s.ticket, s.owner, s.life, s.since = s.armed, c.cfg.Self, c.cfg.Incarnation, c.now
 	s.armed, s.granted = 0, 0
 	s.role = RoleOwner
 	s.evidence, s.unheard, s.orphan = time.Time{}, false, time.Time{}
 	clear(s.replicas)
+	c.beginSet(s, was)
 	c.keepOpen(s)
 	c.steer(s)
 	c.broadcast(Message{Kind: KindClaim, Slot: s.cfg.Slot, Ticket: s.ticket, Owner: s.owner, Incarnation: s.life})
@@ -181,8 +199,9 @@ func (c *Core) claim(s *slot, why string, detection time.Duration, takeover bool
 
 // own tells the shell that this appliance is the owner under s.ticket.
 func (c *Core) own(s *slot, takeover bool) {
-	c.emit(ActRemember{Slot: s.cfg.Slot, Role: RoleOwner, Ticket: s.ticket, Lives: c.livesBelow(s)})
-	c.emit(ActOwn{Slot: s.cfg.Slot, Ticket: s.ticket, Shadows: c.shadowsOf(s), Takeover: takeover})
+	c.remember(s)
+	s.fed = c.followers(s)
+	c.emit(ActOwn{Slot: s.cfg.Slot, Ticket: s.ticket, Shadows: s.fed, Takeover: takeover})
 	s.lowest = 0
 	c.birth(s)
 	if s.activateBy.IsZero() && s.up {
@@ -213,6 +232,7 @@ func (c *Core) onClaim(s *slot, owner Node, t sa.Ticket, life uint64) {
 	was, old := s.role, s.owner
 	s.ticket, s.owner, s.life, s.since, s.seen = t, owner, life, c.now, 0
 	s.evidence, s.unheard, s.orphan, s.yieldTo = time.Time{}, false, time.Time{}, ""
+	s.inherit(old)
 	c.voidTickets(s)
 	c.probeAt = c.now
 	switch was {
@@ -280,10 +300,12 @@ func (c *Core) buildAgain(s *slot) {
 }
 
 // adopted runs once after a restart of the daemon that found the slot active.
-func (c *Core) adopted(s *slot, t sa.Ticket, lives map[Node]uint64) {
+func (c *Core) adopted(s *slot, e EvAdopted) {
+	t, lives := e.Ticket, e.Lives
 	owner, claimed, life := s.owner, s.ticket, s.life
 	s.up, s.found, s.owner, s.ticket, s.life, s.since = true, true, c.cfg.Self, t, c.cfg.Incarnation, c.now
-	for _, n := range s.cfg.members() {
+	s.set, s.version, s.leaving, s.placed = slices.Clone(e.Set), 1, map[Node]uint64{}, true
+	for _, n := range c.holders(s) {
 		if p := c.peers[n]; p != nil && p.incarnation == 0 {
 			p.incarnation = lives[n]
 		} else if p != nil && p.incarnation != lives[n] {
@@ -391,6 +413,9 @@ func (c *Core) tickOwner(s *slot) {
 	if s.move != nil {
 		c.tickMove(s)
 		return
+	}
+	if s.activateBy.IsZero() {
+		c.tickSet(s)
 	}
 	c.tickReturn(s)
 }

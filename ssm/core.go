@@ -48,6 +48,7 @@ type slot struct {
 	role   Role
 	up     bool      // namespace and charon run here
 	found  bool      // the shell has said what an earlier daemon left
+	placed bool      // the shell keeps a place for it, or was told to
 	owner  Node      // by the highest claim seen
 	ticket sa.Ticket // of that claim
 	life   uint64    // the owner's incarnation that made it, 0 unknown
@@ -57,6 +58,10 @@ type slot struct {
 	outbid sa.Ticket
 	// spent is the highest ticket that is known to have been claimed so.
 	spent sa.Ticket
+	// set are its shadows as the owner told last, where it chooses them; version
+	// numbers it under ticket, 0: derived, not told.
+	set     []Node
+	version uint64
 
 	// As a shadow.
 	armed        sa.Ticket // may claim with it: granted and preset
@@ -92,6 +97,11 @@ type slot struct {
 	resumeFrom time.Time
 	retryAt    time.Time // of a refeed that failed
 	homeReady  time.Time // since when the home could take the slot back
+	wanted     []Node    // for the set; nil: as it is
+	// leaving are members that were let go and hold their tickets until they say
+	// that they heed the version in which they are missing, or lose their memory.
+	leaving map[Node]uint64
+	fed     []Node // as last told to the shell
 
 	steered *ActSteer
 	fence   fenceState
@@ -122,7 +132,9 @@ func New(cfg Config, now time.Time) (*Core, error) {
 		}
 	}
 	for _, s := range cfg.Slots {
-		c.slots[s.Slot] = &slot{cfg: s, role: RoleNone, replicas: map[Node]bool{}, held: map[Node]heldTicket{}}
+		x := &slot{cfg: s, role: RoleNone, replicas: map[Node]bool{}, held: map[Node]heldTicket{}}
+		x.placed = s.Home == cfg.Self || cfg.Shadowing && slices.Contains(s.Shadows, cfg.Self)
+		c.slots[s.Slot] = x
 		c.list = append(c.list, c.slots[s.Slot])
 	}
 	slices.SortFunc(c.list, func(a, b *slot) int { return cmp.Compare(a.cfg.Slot, b.cfg.Slot) })
@@ -167,11 +179,11 @@ func (c *Core) onSlotEvent(ev Event) {
 	case EvUndeliverable:
 		c.with(e.Slot, func(s *slot) { s.unheard = s.role == RoleShadow && c.unreached(s.owner) })
 	case EvSlotUp:
-		c.with(e.Slot, func(s *slot) { s.up, s.found = true, true })
+		c.with(e.Slot, func(s *slot) { s.up, s.found, s.placed = true, true, true })
 	case EvSlotDown:
 		c.with(e.Slot, func(s *slot) { c.slotDown(s, e.Reason) })
 	case EvAdopted:
-		c.with(e.Slot, func(s *slot) { c.adopted(s, e.Ticket, e.Lives) })
+		c.with(e.Slot, func(s *slot) { c.adopted(s, e) })
 	case EvRestored:
 		c.with(e.Slot, func(s *slot) {
 			s.floor = max(s.floor, e.Ticket)
@@ -190,17 +202,29 @@ func (c *Core) onSlotEvent(ev Event) {
 	case EvRefed:
 		c.with(e.Slot, func(s *slot) { c.refed(s, e.Err) })
 	case EvTwin:
-		c.with(e.Slot, func(s *slot) { s.ready, s.reason = e.Ready, e.Reason })
+		c.with(e.Slot, func(s *slot) {
+			if s.up || !e.Ready { // else it is of the twin before
+				s.ready, s.reason = e.Ready, e.Reason
+			}
+		})
 	case EvSeen:
 		c.with(e.Slot, func(s *slot) {
-			if e.Ticket == s.ticket {
+			if e.Ticket == s.ticket && s.up {
 				s.seen = max(s.seen, e.Seen)
 			}
 		})
 	case EvPreset:
 		c.with(e.Slot, func(s *slot) { c.preset(s, e.Ticket) })
+	case EvBarred:
+		c.with(e.Slot, func(s *slot) {
+			if s.role == RoleShadow { // it is armed anew; until then this ticket is better than none
+				s.floor = max(s.floor, e.Base+1)
+			}
+		})
 	case EvReplica:
-		c.with(e.Slot, func(s *slot) { s.replicas[e.Shadow] = e.Ready })
+		c.with(e.Slot, func(s *slot) { s.replicas[e.Shadow] = e.Ready && slices.Contains(s.fed, e.Shadow) })
+	case EvShadowSet:
+		c.with(e.Slot, func(s *slot) { c.onShadowSet(s, e) })
 	case EvIssued:
 		c.issued(e)
 	case EvMove:
@@ -373,6 +397,7 @@ func (c *Core) tickSlot(s *slot) {
 	case RoleResuming:
 		if c.now.After(s.resumeAt) || c.everybodySpoke(s.resumeFrom) {
 			s.role = RoleOwner
+			c.gather(s)
 			c.report(ActReport{Slot: s.cfg.Slot, Kind: "resumed", Text: "goes on as owner", Reason: "no higher claim was heard"})
 			c.own(s, false)
 		}
@@ -418,7 +443,7 @@ func (c *Core) member(s *slot) bool {
 	if s.cfg.Home == c.cfg.Self {
 		return true
 	}
-	return c.cfg.Shadowing && slices.Contains(s.cfg.Shadows, c.cfg.Self)
+	return c.cfg.Shadowing && c.invited(s)
 }
 
 // shadowsOf returns the appliances that shadow s while this one owns it.
@@ -426,5 +451,9 @@ func (c *Core) shadowsOf(s *slot) []Node {
 	if !c.cfg.Shadowing {
 		return nil
 	}
-	return slices.DeleteFunc(s.cfg.members(), func(n Node) bool { return n == c.cfg.Self })
+	set := s.set
+	if !s.cfg.Dynamic {
+		set = s.cfg.members()
+	}
+	return slices.DeleteFunc(slices.Clone(set), func(n Node) bool { return n == c.cfg.Self })
 }

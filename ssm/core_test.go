@@ -366,7 +366,7 @@ func TestRenewalWaitsForShadowsThatAreNotArmedYet(t *testing.T) {
 		}
 		return rearm, preset
 	}
-	c.Step(EvAdopted{1, 5, nil}, now) // knows no life of n1: it will rise
+	c.Step(EvAdopted{Slot: 1, Ticket: 5}, now) // knows no life of n1: it will rise
 	for range 12 {
 		tell(0)
 	}

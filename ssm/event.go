@@ -39,6 +39,7 @@ type (
 		Slot   sa.Slot
 		Ticket sa.Ticket
 		Lives  map[Node]uint64 // as ActRemember told
+		Set    []Node          // the same
 	}
 	// EvRestored says that a restarted daemon found the ticket it was armed
 	// with or, Owned, that the slot was claimed by; the twin is built anew.
@@ -74,12 +75,24 @@ type (
 		Slot   sa.Slot
 		Ticket sa.Ticket
 	}
+	// EvBarred says that the twin has an SA in which the ticket that it is preset to
+	// must not send: born with Base, at or above that ticket, because its owner did
+	// not know of it. A later ticket will do.
+	EvBarred struct {
+		Slot sa.Slot
+		Base sa.Ticket
+	}
 	// EvReplica reports, at the owner, whether Shadow has acknowledged
 	// everything that is older than the replication bound.
 	EvReplica struct {
 		Slot   sa.Slot
 		Shadow Node
 		Ready  bool
+	}
+	// EvShadowSet says, at the owner, whom Slot shall have for shadows: see set.go.
+	EvShadowSet struct {
+		Slot sa.Slot
+		Want []Node
 	}
 	// EvIssued answers ActIssue: Ticket is durable in the registrar's log.
 	EvIssued struct {
@@ -180,7 +193,9 @@ func (EvRefed) event()         {}
 func (EvTwin) event()          {}
 func (EvPreset) event()        {}
 func (EvSeen) event()          {}
+func (EvBarred) event()        {}
 func (EvReplica) event()       {}
+func (EvShadowSet) event()     {}
 func (EvIssued) event()        {}
 func (EvMove) event()          {}
 func (EvQuiesced) event()      {}

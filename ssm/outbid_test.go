@@ -101,7 +101,7 @@ func TestAdoptedOwnerRisesOnlyAboveLivesItDoesNotKnow(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		c0.Step(EvAdopted{1, 5, c.lives}, now)
+		c0.Step(EvAdopted{Slot: 1, Ticket: 5, Lives: c.lives}, now)
 		asked := false
 		for range 40 {
 			now = now.Add(50 * time.Millisecond)

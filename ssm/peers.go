@@ -16,6 +16,8 @@ const (
 	// In octets of JSON: what slots and names share, the fields of a probe without
 	// either, one slot without its owner's name, and quotes and comma of a name.
 	reportRoom, reportFixed, reportSlot, reportName = 1200, 220, 128, 3
+	// A set without its names, and its version.
+	reportVersion = 24
 )
 
 // peer is another appliance as this one hears it.
@@ -102,7 +104,7 @@ func (c *Core) onReport(from Node, p *peer, r Report) {
 			c.noteFailure(from)
 		}
 		for _, s := range c.list {
-			if slices.Contains(s.cfg.members(), from) {
+			if slices.Contains(c.holders(s), from) {
 				c.memberRebooted(s, from)
 			}
 		}
@@ -148,6 +150,7 @@ func (c *Core) onReport(from Node, p *peer, r Report) {
 			s.held[from] = heldTicket{r.Incarnation, sr.Armed}
 		}
 		c.noteOrphan(s, from, sr)
+		c.onSet(s, from, sr)
 	}
 }
 
@@ -170,6 +173,7 @@ func (c *Core) memberRebooted(s *slot, n Node) {
 	s.outbid = max(s.outbid, s.ticket, s.armed, s.granted, s.held[n].ticket)
 	delete(s.held, n)
 	delete(s.replicas, n)
+	delete(s.leaving, n)
 }
 
 // spent notes a claim by ticket t that nobody holds s by any more: what lies below
@@ -204,7 +208,7 @@ func (c *Core) livesBelow(s *slot) map[Node]uint64 {
 		return nil
 	}
 	lives := map[Node]uint64{}
-	for _, n := range s.cfg.members() {
+	for _, n := range c.holders(s) {
 		if p := c.peers[n]; p != nil && p.incarnation != 0 {
 			lives[n] = p.incarnation
 		}
@@ -255,7 +259,7 @@ func (c *Core) probe() {
 	r.Slots = make([]SlotReport, 0, min(maxReported, len(c.list)))
 	for i, n := 0, len(c.list); i < n && len(r.Slots) < maxReported; i++ {
 		s := c.list[(c.rotate+i)%n]
-		if room -= reportSlot + len(s.owner); room < 0 && i > 0 {
+		if room -= reportSlot + len(s.owner) + c.setRoom(s); room < 0 && i > 0 {
 			break
 		}
 		r.Slots = append(r.Slots, c.slotReport(s))
@@ -277,6 +281,12 @@ func (c *Core) slotReport(s *slot) SlotReport {
 	if s.spent > s.ticket {
 		r.Spent = s.spent
 	}
+	if s.cfg.Dynamic {
+		r.Version = c.heeds(s)
+		if c.holds(s) {
+			r.Set = s.set
+		}
+	}
 	switch {
 	case s.owner != c.cfg.Self:
 		r.OwnerLife = s.life
@@ -295,7 +305,7 @@ func (c *Core) holds(s *slot) bool {
 // armedShadows returns the members that could take s over, lowest ticket first.
 func (c *Core) armedShadows(s *slot) []Node {
 	var out []Node
-	for _, n := range s.cfg.members() {
+	for _, n := range c.holders(s) {
 		if n == c.cfg.Self || !c.alive(n) {
 			continue
 		}
@@ -309,9 +319,16 @@ func (c *Core) armedShadows(s *slot) []Node {
 	return out
 }
 
-// readyShadows returns the armed shadows that have acknowledged everything.
+// readyShadows returns the armed shadows that have acknowledged everything, but for
+// those that are about to go.
 func (c *Core) readyShadows(s *slot) []Node {
-	return slices.DeleteFunc(c.armedShadows(s), func(n Node) bool { return !s.replicas[n] })
+	return slices.DeleteFunc(c.armedShadows(s), func(n Node) bool {
+		_, out := s.leaving[n]
+		return out || !s.replicas[n]
+	})
 }
 
-func (c *Core) hasReadyShadow(s *slot) bool { return len(c.readyShadows(s)) > 0 }
+// hasReadyShadow counts those that are about to go: they may still claim.
+func (c *Core) hasReadyShadow(s *slot) bool {
+	return slices.ContainsFunc(c.armedShadows(s), func(n Node) bool { return s.replicas[n] })
+}

@@ -13,6 +13,7 @@ const (
 	RefuseHolder  = "ticket of another" // it says that X holds a ticket that Y claimed
 	RefuseOurs    = "our ticket"        // it says that another holds a ticket that was issued to this appliance
 	RefuseArmed   = "armed with the ticket of another"
+	RefuseSet     = "unknown shadow"  // it says that a stranger shadows its slot
 	RefuseUnknown = "unknown message" // of a newer protocol, or no message at all
 )
 

@@ -121,7 +121,7 @@ func (c *Core) tickRenew(s *slot) {
 	}
 	if c.now.Sub(s.renewing) <= rearmPatience {
 		waiting := false
-		for _, n := range c.shadowsOf(s) {
+		for _, n := range c.followers(s) {
 			// One that is not armed may have its ticket on the way.
 			if r := c.peers[n].slots[s.cfg.Slot]; c.alive(n) && r.Armed < s.granted && (r.Armed != 0 || r.Up) {
 				c.send(n, Message{Kind: KindRearm, Slot: s.cfg.Slot, Ticket: s.granted})
@@ -144,8 +144,8 @@ func (s *slot) presetting() bool { return s.role == RoleOwner && s.granted != 0 
 // last silence, has named no higher claim: an owner that rose above a living claimant
 // in a partition would take the slot from it, and with it what clients did there.
 func (c *Core) undisputed(s *slot) bool {
-	for _, n := range s.cfg.members() {
-		if n == c.cfg.Self {
+	for _, n := range c.holders(s) {
+		if n == c.cfg.Self || s.cfg.Dynamic && !c.mayOutbid(s, n) {
 			continue
 		}
 		if p := c.peers[n]; !c.alive(n) || !p.deaf.IsZero() || p.slots[s.cfg.Slot].at.Before(p.back) {

@@ -48,6 +48,9 @@ type SlotConfig struct {
 	Slot    sa.Slot
 	Home    Node
 	Shadows []Node // in order of preference; never contains Home
+	// Dynamic: Shadows are those to begin with; the owner changes them (EvShadowSet),
+	// and any appliance may become one.
+	Dynamic bool
 }
 
 // WithDefaults fills zero durations with the values of the design.
@@ -101,7 +104,7 @@ func (c Config) Validate() error {
 	return nil
 }
 
-// members returns every appliance that may hold slot s: home, then shadows.
+// members returns home and configured shadows of s.
 func (s SlotConfig) members() []Node { return append([]Node{s.Home}, s.Shadows...) }
 
 // Kind names a message between cores. The strings are the wire format.
@@ -182,6 +185,11 @@ type SlotReport struct {
 	Spent sa.Ticket `json:"x,omitempty"`
 	// RTT is the sender's round-trip time to clients of the slot, 0 unknown.
 	RTT time.Duration `json:"l,omitempty"`
+	// Set is whom the owner wants as shadows, in a report of the owner; Version
+	// numbers it under OwnerTicket. In the report of another, Version is the one that
+	// it acts by, 0 none. Both are empty for sets that never change.
+	Set     []Node `json:"w,omitempty"`
+	Version uint64 `json:"y,omitempty"`
 }
 
 // Role is what an appliance is to a slot.

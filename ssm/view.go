@@ -57,7 +57,10 @@ type SlotView struct {
 	Reason    string // why not ready
 	MoveTo    Node
 	MovePhase string
-	Shadows   []ShadowView // at the owner
+	Shadows   []ShadowView // those that go last
+	Dynamic   bool         // the owner chooses its shadows
+	Version   uint64       // of the set, under Ticket
+	Wanted    []Node       // at the owner: for the set, nil unknown
 	Steer     ActSteer
 }
 
@@ -66,6 +69,8 @@ type ShadowView struct {
 	Node   Node
 	Ticket sa.Ticket
 	Ready  bool // twin complete, armed, everything acknowledged
+	// Leaving: it was let go and has not said yet that it holds no ticket any more.
+	Leaving bool
 	// RTT is the member's round-trip time to clients of the slot, 0 unknown.
 	RTT time.Duration
 }
@@ -91,18 +96,16 @@ func (c *Core) View() View {
 	for _, s := range c.list {
 		n := s.cfg.Slot
 		sv := SlotView{Slot: n, Home: s.cfg.Home, Owner: s.owner, Ticket: s.ticket, Since: s.since, Role: s.role, Up: s.up,
-			Armed: s.armed, Ready: s.ready, Reason: s.reason}
+			Armed: s.armed, Ready: s.ready, Reason: s.reason, Dynamic: s.cfg.Dynamic, Version: s.version, Wanted: s.wanted}
 		if s.steered != nil {
 			sv.Steer = *s.steered
 		}
 		if s.move != nil {
 			sv.MoveTo, sv.MovePhase = s.move.to, string(s.move.phase)
 		}
-		for _, m := range s.cfg.members() {
-			if m == s.owner {
-				continue
-			}
-			sh := ShadowView{Node: m}
+		for _, m := range c.seen(s) {
+			_, out := s.leaving[m]
+			sh := ShadowView{Node: m, Leaving: out && c.holds(s)}
 			if m == c.cfg.Self {
 				sh.Ticket, sh.Ready, sh.RTT = s.armed, s.ready && s.armed > s.ticket, s.path.low()
 			} else {

@@ -12,9 +12,9 @@ import (
 // wireMessages has one message of every kind with every field that the kind uses.
 var wireMessages = []Message{
 	{Kind: KindProbe, Report: &Report{Incarnation: 1764208000000000000, Hears: []Node{"fra", "lhr"}, Slots: []SlotReport{
-		{Slot: 1, Owner: "ams", OwnerTicket: 7, Up: true, RTT: 12 * time.Millisecond},
+		{Slot: 1, Owner: "ams", OwnerTicket: 7, Up: true, RTT: 12 * time.Millisecond, Set: []Node{"fra", "lhr"}, Version: 4},
 		{Slot: 2, Owner: "fra", OwnerTicket: 5, OwnerLife: 1764207000000000000, Armed: 8, Ready: true, Seen: 41, Up: true},
-		{Slot: 3, Owner: "lhr", OwnerTicket: 3, OwnerLife: 1764206000000000000, Spent: 9},
+		{Slot: 3, Owner: "lhr", OwnerTicket: 3, OwnerLife: 1764206000000000000, Spent: 9, Version: 2},
 	}, Standing: StandingDegraded, Level: LevelDegraded, Risk: 0.125, Load: 0.5, Sessions: 12,
 		Wish: &Wish{Standing: StandingDraining, Cause: "nvme.spare", For: time.Minute, Asks: true}}},
 	{Kind: KindClaim, Slot: 2, Ticket: 8, Owner: "ams", Incarnation: 1764208000000000000},
@@ -82,10 +82,11 @@ func FuzzMessage(f *testing.F) {
 		f.Add(b, b)
 	}
 	f.Add([]byte(`{"k":"claim","s":1,"t":18446744073709551615,"o":"n9"}`), []byte(`{"k":"probe","p":{"i":1,"s":[{"n":1,"o":"","t":4294967295,"x":4294967295,"a":1}]}}`))
+	f.Add([]byte(`{"k":"probe","p":{"i":1,"s":[{"n":3,"o":"n1","t":4,"w":["n0","n0"],"y":3}]}}`), []byte(`{"k":"probe","p":{"i":1,"s":[{"n":3,"o":"n1","t":4,"w":["n2","n1"],"y":18446744073709551615}]}}`))
 	f.Fuzz(func(t *testing.T, a, b []byte) {
 		now := time.Unix(1000, 0)
 		c, err := New(Config{Self: "n0", Incarnation: 2, Appliances: []Node{"n0", "n1", "n2"}, Registrar: "n1", Shadowing: true,
-			Slots: []SlotConfig{{Slot: 1, Home: "n0", Shadows: []Node{"n1"}}, {Slot: 2, Home: "n1", Shadows: []Node{"n0"}}}}, now)
+			Slots: []SlotConfig{{Slot: 1, Home: "n0", Shadows: []Node{"n1"}}, {Slot: 2, Home: "n1", Shadows: []Node{"n0"}}, {Slot: 3, Home: "n1", Dynamic: true}}}, now)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -108,7 +109,7 @@ func FuzzMessage(f *testing.F) {
 				step(EvMessage{"n1", m})
 			}
 		}
-		step(EvAdopted{1, 5, nil})
+		step(EvAdopted{Slot: 1, Ticket: 5})
 		step(EvSlotUp{2})
 		for i := range 30 {
 			now = now.Add(50 * time.Millisecond)

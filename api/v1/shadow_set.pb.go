@@ -134,7 +134,15 @@ type ShadowSet struct {
 	// Gain in score, for the whole set, from which the best would replace it.
 	Margin float64 `protobuf:"fixed64,9,opt,name=margin,proto3" json:"margin,omitempty"`
 	// Chosen first, then by score, then those that were excluded.
-	Candidates    []*ShadowCandidate `protobuf:"bytes,10,rep,name=candidates,proto3" json:"candidates,omitempty"`
+	Candidates []*ShadowCandidate `protobuf:"bytes,10,rep,name=candidates,proto3" json:"candidates,omitempty"`
+	// Its owner changes the set while the slot serves.
+	Dynamic bool `protobuf:"varint,11,opt,name=dynamic,proto3" json:"dynamic,omitempty"`
+	// Of a set that changes, where its owner answers: whom it shall consist of, and why
+	// that is not the present set or still is.
+	Wanted []string `protobuf:"bytes,12,rep,name=wanted,proto3" json:"wanted,omitempty"`
+	Reason string   `protobuf:"bytes,13,opt,name=reason,proto3" json:"reason,omitempty"`
+	// Those that were let go and have not given their tickets back yet.
+	Leaving       []string `protobuf:"bytes,14,rep,name=leaving,proto3" json:"leaving,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -235,6 +243,34 @@ func (x *ShadowSet) GetMargin() float64 {
 func (x *ShadowSet) GetCandidates() []*ShadowCandidate {
 	if x != nil {
 		return x.Candidates
+	}
+	return nil
+}
+
+func (x *ShadowSet) GetDynamic() bool {
+	if x != nil {
+		return x.Dynamic
+	}
+	return false
+}
+
+func (x *ShadowSet) GetWanted() []string {
+	if x != nil {
+		return x.Wanted
+	}
+	return nil
+}
+
+func (x *ShadowSet) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *ShadowSet) GetLeaving() []string {
+	if x != nil {
+		return x.Leaving
 	}
 	return nil
 }
@@ -394,7 +430,7 @@ const file_api_v1_shadow_set_proto_rawDesc = "" +
 	"\x14GetShadowSetsRequest\x12\x12\n" +
 	"\x04slot\x18\x01 \x01(\rR\x04slot\"E\n" +
 	"\x15GetShadowSetsResponse\x12,\n" +
-	"\x04sets\x18\x01 \x03(\v2\x18.shadowcast.v1.ShadowSetR\x04sets\"\xa4\x02\n" +
+	"\x04sets\x18\x01 \x03(\v2\x18.shadowcast.v1.ShadowSetR\x04sets\"\x88\x03\n" +
 	"\tShadowSet\x12\x12\n" +
 	"\x04slot\x18\x01 \x01(\rR\x04slot\x12\x14\n" +
 	"\x05owner\x18\x02 \x01(\tR\x05owner\x12\x16\n" +
@@ -409,7 +445,11 @@ const file_api_v1_shadow_set_proto_rawDesc = "" +
 	"\n" +
 	"candidates\x18\n" +
 	" \x03(\v2\x1e.shadowcast.v1.ShadowCandidateR\n" +
-	"candidates\"\xee\x02\n" +
+	"candidates\x12\x18\n" +
+	"\adynamic\x18\v \x01(\bR\adynamic\x12\x16\n" +
+	"\x06wanted\x18\f \x03(\tR\x06wanted\x12\x16\n" +
+	"\x06reason\x18\r \x01(\tR\x06reason\x12\x18\n" +
+	"\aleaving\x18\x0e \x03(\tR\aleaving\"\xee\x02\n" +
 	"\x0fShadowCandidate\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06member\x18\x02 \x01(\bR\x06member\x12\x12\n" +

@@ -921,9 +921,11 @@ type Shadow struct {
 	// Connections, credentials and HA version are the same on both sides.
 	DigestsEqual bool `protobuf:"varint,7,opt,name=digests_equal,json=digestsEqual,proto3" json:"digests_equal,omitempty"`
 	// Age of its last sample of the replay state: the exposure at a takeover.
-	ReplayAge     *durationpb.Duration `protobuf:"bytes,8,opt,name=replay_age,json=replayAge,proto3" json:"replay_age,omitempty"`
-	Sessions      uint64               `protobuf:"varint,9,opt,name=sessions,proto3" json:"sessions,omitempty"`
-	Connected     bool                 `protobuf:"varint,10,opt,name=connected,proto3" json:"connected,omitempty"`
+	ReplayAge *durationpb.Duration `protobuf:"bytes,8,opt,name=replay_age,json=replayAge,proto3" json:"replay_age,omitempty"`
+	Sessions  uint64               `protobuf:"varint,9,opt,name=sessions,proto3" json:"sessions,omitempty"`
+	Connected bool                 `protobuf:"varint,10,opt,name=connected,proto3" json:"connected,omitempty"`
+	// It was let go by an owner that changes the set, and its ticket is not void yet.
+	Leaving       bool `protobuf:"varint,11,opt,name=leaving,proto3" json:"leaving,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1024,6 +1026,13 @@ func (x *Shadow) GetSessions() uint64 {
 func (x *Shadow) GetConnected() bool {
 	if x != nil {
 		return x.Connected
+	}
+	return false
+}
+
+func (x *Shadow) GetLeaving() bool {
+	if x != nil {
+		return x.Leaving
 	}
 	return false
 }
@@ -2249,7 +2258,7 @@ const file_api_v1_types_proto_rawDesc = "" +
 	"\x06reason\x18\x10 \x01(\tR\x06reason\x1a;\n" +
 	"\rCountersEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"\xcb\x02\n" +
+	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"\xe5\x02\n" +
 	"\x06Shadow\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06ticket\x18\x02 \x01(\x04R\x06ticket\x12\x14\n" +
@@ -2262,7 +2271,8 @@ const file_api_v1_types_proto_rawDesc = "" +
 	"replay_age\x18\b \x01(\v2\x19.google.protobuf.DurationR\treplayAge\x12\x1a\n" +
 	"\bsessions\x18\t \x01(\x04R\bsessions\x12\x1c\n" +
 	"\tconnected\x18\n" +
-	" \x01(\bR\tconnected\"q\n" +
+	" \x01(\bR\tconnected\x12\x18\n" +
+	"\aleaving\x18\v \x01(\bR\aleaving\"q\n" +
 	"\x05Fence\x12/\n" +
 	"\x05state\x18\x01 \x01(\x0e2\x19.shadowcast.v1.FenceStateR\x05state\x127\n" +
 	"\tremaining\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\tremaining\"\x9b\x01\n" +

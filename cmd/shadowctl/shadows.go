@@ -20,7 +20,8 @@ func shadowsCommand(a *app) *cobra.Command {
 		Short: "List the shadow set of every slot",
 		Long: `List the shadow set of every slot. CHOICE is what would be chosen with what is
 measured now; it differs from SHADOWS where another set is better by the margin
-or a member cannot serve.`,
+or a member cannot serve. FROM tells who decides: the configuration names the
+shadows, they were selected at the start, or the owner of the slot changes them.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			r, err := a.shadowSets(cmd.Context(), 0)
@@ -42,7 +43,9 @@ or a member cannot serve.`,
 		Long: `Show every candidate for a slot with its score, term by term, and what excluded
 it. Failure domains come first: a candidate that shares more than necessary with
 another member is not chosen whatever its score. Loads and round-trip times are
-those that this appliance knows, so the owner of the slot knows best.`,
+those that this appliance knows, so the owner of the slot knows best. Where it
+changes the set while the slot serves, WANTED is whom it shall consist of and what
+that waits for, GOING those whose tickets are not void yet.`,
 		Example: "  shadowctl shadows explain 7",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -73,7 +76,28 @@ func setSource(s *v1.ShadowSet) string {
 	if s.Pinned {
 		return "configuration"
 	}
+	if s.Dynamic {
+		return "its owner"
+	}
 	return "selection"
+}
+
+// explainChange tells what the owner of a set that changes is about to do.
+func explainChange(a *app, s *v1.ShadowSet) error {
+	wanted, leaving := strings.Join(s.Wanted, " "), strings.Join(s.Leaving, " ")
+	switch {
+	case len(s.Wanted) == 0:
+		wanted = "its owner knows"
+	case wanted == strings.Join(s.Shadows, " "):
+		wanted = "the present set"
+	}
+	if s.Reason != "" {
+		wanted += ": " + s.Reason
+	}
+	if leaving == "" {
+		leaving = "none"
+	}
+	return fields(a.out, "wanted", wanted, "going", leaving)
 }
 
 func explainSet(a *app, s *v1.ShadowSet) error {
@@ -84,6 +108,9 @@ func explainSet(a *app, s *v1.ShadowSet) error {
 	err := fields(a.out, "slot", fmt.Sprint(s.Slot), "owner", s.Owner, "shadows", strings.Join(s.Shadows, " "), "from", setSource(s),
 		"would choose now", verdict, "members share", s.Shares,
 		"score", fmt.Sprintf("%.2f; the best without a present set %.2f; replaced from a gain of %.2f", s.Score, s.BestScore, s.Margin))
+	if err == nil && s.Dynamic {
+		err = explainChange(a, s)
+	}
 	if err != nil {
 		return err
 	}

@@ -11,7 +11,8 @@ import (
 )
 
 // ShadowSets is the fake's ShadowSetSource: what it has is what it would choose,
-// and one more appliance drains.
+// and one more appliance drains. The owner of slot 2
+// changes its set.
 type ShadowSets struct{ *Fake }
 
 func (f ShadowSets) ShadowSets(_ context.Context, n sa.Slot) ([]*v1.ShadowSet, error) {
@@ -29,6 +30,10 @@ func (f ShadowSets) ShadowSets(_ context.Context, n sa.Slot) ([]*v1.ShadowSet, e
 		}
 		x.BestScore = x.Score
 		x.Candidates = append(x.Candidates, &v1.ShadowCandidate{Name: "par", Excluded: "is draining", Shares: "nothing"})
+		if s.Number == 2 {
+			x.Dynamic, x.Wanted, x.Leaving = true, []string{"par"}, []string{"nyc"}
+			x.Reason = "par would be better for 10s; a change waits 50s more"
+		}
 		out = append(out, x)
 	}
 	return out, f.Err

@@ -121,7 +121,7 @@ func (a *Appliance) replicationWith(name string, v ssm.View) v1.ReplicationState
 		}
 	}
 	for _, s := range v.Slots {
-		r := a.slots[s.Slot]
+		r := a.places.at(s.Slot)
 		switch {
 		case r == nil:
 		case s.Role == ssm.RoleShadow && string(s.Owner) == name:

@@ -70,7 +70,8 @@ type Appliance struct {
 	memory      memory
 	events      *journal
 	moves       *moveLog
-	slots       map[sa.Slot]*slotRuntime
+	places      *places
+	shadowSets  *shadowSets
 	hitsSeen    map[sa.Slot]uint64
 	upgradeLock *upgradeLock
 	redirects   chan struct{} // holds one token: who has it tells clients to leave
@@ -90,7 +91,7 @@ func (a *Appliance) OnReady(f func()) { a.onReady = f }
 // New reads files and checks what can be checked without touching the kernel.
 func New(cfg *config.Config, version string, log *slog.Logger) (*Appliance, error) {
 	a := &Appliance{cfg: cfg, log: log, version: version, started: time.Now(), facts: make(chan ssm.Event, 1024), ended: make(chan struct{}),
-		asks: make(chan func(*ssm.Core)), scribe: newQueue(), slots: map[sa.Slot]*slotRuntime{}, hitsSeen: map[sa.Slot]uint64{}}
+		asks: make(chan func(*ssm.Core)), scribe: newQueue(), hitsSeen: map[sa.Slot]uint64{}}
 	a.events = &journal{log: operator.NewEvents(cfg.Node, 10_000, log)}
 	a.moves = newMoveLog()
 	a.redirects = make(chan struct{}, 1)
@@ -137,11 +138,8 @@ func New(cfg *config.Config, version string, log *slog.Logger) (*Appliance, erro
 	if a.names, err = newNames(a); err != nil {
 		return nil, err
 	}
-	for _, s := range cfg.Fleet.Slots {
-		if a.isMember(s) {
-			a.slots[s.Number] = newRuntime(a, s)
-		}
-	}
+	a.places = newPlaces(a)
+	a.shadowSets = newShadowSets(a)
 	return a, nil
 }
 
@@ -170,22 +168,13 @@ func coreConfig(cfg *config.Config, incarnation uint64) ssm.Config {
 	// Every core asks its own shell, which knows the way to the ticket log.
 	c.Registrar = c.Self
 	for _, s := range cfg.Fleet.Slots {
-		sc := ssm.SlotConfig{Slot: s.Number, Home: ssm.Node(s.Home)}
+		sc := ssm.SlotConfig{Slot: s.Number, Home: ssm.Node(s.Home), Dynamic: cfg.Fleet.Changes(s)}
 		for _, n := range s.Shadows {
 			sc.Shadows = append(sc.Shadows, ssm.Node(n))
 		}
 		c.Slots = append(c.Slots, sc)
 	}
 	return c
-}
-
-func (a *Appliance) isMember(s config.Slot) bool {
-	for i, n := range s.Members() {
-		if n == a.cfg.Node {
-			return i == 0 || a.cfg.Shadowing
-		}
-	}
-	return false
 }
 
 // Run runs the appliance until ctx ends, then takes the VIP back and leaves
@@ -251,9 +240,8 @@ func (a *Appliance) Run(ctx context.Context) error {
 	if a.routes.speaker != nil {
 		g.Go(func() error { return a.routes.speaker.Run(gctx) })
 	}
-	for _, r := range a.slots {
-		g.Go(func() error { return r.run(gctx) })
-	}
+	g.Go(func() error { return a.places.run(gctx, g.Go) })
+	g.Go(func() error { return a.shadowSets.run(gctx) })
 	if err := a.restoreStandings(); err != nil {
 		a.problem(0, "read the standings that were asked for", err)
 	}
@@ -303,11 +291,7 @@ func (a *Appliance) prepareKernel(ctx context.Context) (err error) {
 	if a.steer, err = steer.New(steer.Config{PinDir: filepath.Join(cfg.BPFDir, "steer")}); err != nil {
 		return err
 	}
-	var d slot.Desired
-	for _, s := range cfg.Fleet.Slots {
-		d.Slots = append(d.Slots, slot.Slot{Number: s.Number, Foreign: a.slots[s.Number] == nil, VIPs: cfg.Fleet.VIPs, Pools: s.Pools})
-	}
-	if err := a.host.Set(ctx, d); err != nil {
+	if err := a.host.Set(ctx, a.places.desired()); err != nil {
 		return err
 	}
 	return a.steer.Set(a.steering.initial())

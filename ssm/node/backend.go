@@ -24,7 +24,7 @@ import (
 
 // serveOperator answers shadowctl until ctx ends.
 func (a *Appliance) serveOperator(ctx context.Context) error {
-	s := operator.NewServer(a.cfg.Socket(), operator.Backend{Status: backend{a}, Slots: backend{a}, Sessions: backend{a}, Drains: drains{a}, UpgradeLock: a.upgradeLock, Health: a.health, ShadowSets: shadowSets{a}, Registrars: a.registrars, Refusals: refusalList{a}}, a.events.log)
+	s := operator.NewServer(a.cfg.Socket(), operator.Backend{Status: backend{a}, Slots: backend{a}, Sessions: backend{a}, Drains: drains{a}, UpgradeLock: a.upgradeLock, Health: a.health, ShadowSets: a.shadowSets, Registrars: a.registrars, Refusals: refusalList{a}}, a.events.log)
 	if a.cfg.Operator.IsValid() {
 		s.ListenTLS(a.cfg.Operator, a.identity.PeopleTLS())
 	}
@@ -48,7 +48,9 @@ func (b backend) Appliance(ctx context.Context) (*v1.Appliance, error) {
 		switch s.Role {
 		case ssm.RoleOwner, ssm.RoleResuming:
 			out.SlotsActive++
-			out.Sessions += uint64(a.slots[s.Slot].sessions.Load())
+			if r := a.places.at(s.Slot); r != nil {
+				out.Sessions += uint64(r.sessions.Load())
+			}
 		case ssm.RoleShadow, ssm.RoleTaking:
 			out.SlotsShadowed++
 		}
@@ -195,7 +197,7 @@ func (a *Appliance) slotProto(s ssm.SlotView) *v1.Slot {
 		x.Role, x.State = v1.Role_ROLE_SHADOW, v1.SlotState_SLOT_STATE_PASSIVE
 	}
 	x.Steering = &v1.Steering{Uplink: steerProto(s.Steer.Uplink), Peer: steerProto(s.Steer.Peer), Via: string(s.Steer.Uplink.Remote)}
-	r := a.slots[s.Slot]
+	r := a.places.at(s.Slot)
 	if r == nil {
 		x.Reason = ""
 		return x
@@ -225,7 +227,7 @@ func (a *Appliance) slotProto(s ssm.SlotView) *v1.Slot {
 		}
 	}
 	for _, m := range s.Shadows {
-		sh := &v1.Shadow{Name: string(m.Node), Ticket: uint64(m.Ticket), Ready: m.Ready}
+		sh := &v1.Shadow{Name: string(m.Node), Ticket: uint64(m.Ticket), Ready: m.Ready && !m.Leaving, Leaving: m.Leaving}
 		if st, ok := status[sh.Name]; ok {
 			sh.Connected, sh.LagMessages, sh.Lag, sh.DigestsEqual = st.Connected, uint64(st.Lag), durationpb.New(st.OldestAge), st.DigestEqual
 			sh.Sessions, sh.Reason = uint64(st.Sessions), st.Reason
@@ -234,6 +236,9 @@ func (a *Appliance) slotProto(s ssm.SlotView) *v1.Slot {
 			}
 		} else if sh.Name == a.cfg.Node {
 			sh.Reason = s.Reason
+		}
+		if sh.Leaving {
+			sh.Reason = "was let go; its ticket is not void yet"
 		}
 		if !sh.Ready && sh.Reason == "" && m.Ticket <= s.Ticket {
 			sh.Reason = "holds no ticket"
@@ -277,7 +282,7 @@ func steerProto(t ssm.Target) v1.SteerAction {
 // the owner knows when it is done.
 func (b backend) Handover(ctx context.Context, n sa.Slot, to string, progress func(*v1.HandoverProgress)) (*v1.HandoverAccount, error) {
 	a := b.a
-	r := a.slots[n]
+	r := a.places.at(n)
 	if r == nil {
 		return nil, operator.NotFound("SLOT_NOT_HERE", "slot %d has no place on %s", n, a.cfg.Node)
 	}
@@ -341,7 +346,7 @@ var phases = map[string]v1.HandoverPhase{
 // all returns the documents held here for slot n, or for all slots.
 func (b backend) all(ctx context.Context, n sa.Slot) map[*slotRuntime][]*session.Document {
 	out := map[*slotRuntime][]*session.Document{}
-	for _, r := range b.a.slots {
+	for _, r := range b.a.places.all() {
 		if n == 0 || r.n == n {
 			out[r] = ask(ctx, r.queue, r.documents)
 		}

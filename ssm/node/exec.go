@@ -34,7 +34,7 @@ func (a *Appliance) execute(actions []ssm.Action) {
 			a.registrars.issue(x)
 		case ssm.ActRemember:
 			a.scribe.do(func() {
-				a.problem(x.Slot, "remember the role", a.memory.store(x.Slot, remembered{x.Role, x.Ticket, x.Lives}))
+				a.problem(x.Slot, "remember the role", a.memory.store(x.Slot, remembered{x.Role, x.Ticket, x.Lives, x.Set}))
 			})
 		case ssm.ActWake:
 			// The timer may fire after the loop has ended; post does not wait then.
@@ -54,6 +54,12 @@ func (a *Appliance) toSlot(act ssm.Action) {
 	switch x := act.(type) {
 	case ssm.ActOwn:
 		a.at(x.Slot, func(r *slotRuntime) { r.own(x) })
+	case ssm.ActFeed:
+		a.at(x.Slot, func(r *slotRuntime) { r.feedShadows(x.Shadows) })
+	case ssm.ActPlace:
+		a.places.place(x.Slot)
+	case ssm.ActLeave:
+		a.places.leave(x.Slot)
 	case ssm.ActBirth:
 		a.at(x.Slot, func(r *slotRuntime) { r.birth.Base = sa.BaseFor(r.ticket, x.Lowest) })
 	case ssm.ActBuild:
@@ -67,6 +73,7 @@ func (a *Appliance) toSlot(act ssm.Action) {
 	case ssm.ActShadow:
 		// The replication server must know at once whom to believe.
 		a.authority.set(x.Slot, string(x.Owner), x.Ticket)
+		a.places.place(x.Slot)
 		a.at(x.Slot, func(r *slotRuntime) { r.shadow(x) })
 	case ssm.ActFollow:
 		a.authority.set(x.Slot, string(x.Owner), x.Ticket)
@@ -91,7 +98,7 @@ func (a *Appliance) toSlot(act ssm.Action) {
 }
 
 func (a *Appliance) at(s sa.Slot, f func(*slotRuntime)) {
-	if r := a.slots[s]; r != nil {
+	if r := a.places.at(s); r != nil {
 		r.do(func() { f(r) })
 	}
 }
@@ -108,7 +115,7 @@ func (a *Appliance) send(x ssm.ActSend) {
 }
 
 func (a *Appliance) fence(x ssm.ActFence) {
-	if a.slots[x.Slot] == nil {
+	if a.places.at(x.Slot) == nil {
 		return // not a member: there is no fence to close
 	}
 	if !x.Open {

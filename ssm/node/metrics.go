@@ -54,13 +54,13 @@ func (s snapshots) Snapshot(ctx context.Context) (*metrics.Snapshot, error) {
 		out.Steering[r.String()] = dropped[r]
 	}
 	out.Certificates = map[string]time.Time{"ca": a.identity.CANotAfter(), "cert": a.identity.NotAfter()}
-	for n, r := range a.slots {
+	for _, r := range a.places.all() {
 		p := r.published.Load()
 		if p == nil {
 			continue
 		}
 		for _, st := range p.Status() {
-			out.Replication = append(out.Replication, metrics.Replication{Slot: n, Shadow: st.Name, Bytes: st.Bytes, Connects: st.Connects, Repairs: st.Repairs})
+			out.Replication = append(out.Replication, metrics.Replication{Slot: r.n, Shadow: st.Name, Bytes: st.Bytes, Connects: st.Connects, Repairs: st.Repairs})
 		}
 		q, err := r.sequences(ctx)
 		if err != nil {

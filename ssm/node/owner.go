@@ -67,11 +67,7 @@ func (r *slotRuntime) startPublisher(x ssm.ActOwn) error {
 	if err != nil {
 		return err
 	}
-	var set []replica.Shadow
-	for _, n := range x.Shadows {
-		set = append(set, replica.Shadow{Name: string(n), Addr: r.a.appliance(string(n)).Replication()})
-	}
-	if err := errors.Join(pub.SetShadows(set), pub.SetConfig(r.a.connsDigest)); err != nil {
+	if err := errors.Join(pub.SetShadows(r.shadows(x.Shadows)), pub.SetConfig(r.a.connsDigest)); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithCancel(r.ctx)
@@ -83,6 +79,22 @@ func (r *slotRuntime) startPublisher(x ssm.ActOwn) error {
 		return nil
 	})
 	return nil
+}
+
+// shadows is where the appliances of ns are fed.
+func (r *slotRuntime) shadows(ns []ssm.Node) []replica.Shadow {
+	out := make([]replica.Shadow, 0, len(ns))
+	for _, n := range ns {
+		out = append(out, replica.Shadow{Name: string(n), Addr: r.a.appliance(string(n)).Replication()})
+	}
+	return out
+}
+
+// feedShadows changes whom an owner feeds. Those that stay keep their streams.
+func (r *slotRuntime) feedShadows(ns []ssm.Node) {
+	if r.mode == modeOwner {
+		r.a.problem(r.n, "change whom sessions are published to", r.pub.SetShadows(r.shadows(ns)))
+	}
 }
 
 func (r *slotRuntime) stopPublisher() {

@@ -109,6 +109,13 @@ func (x *authority) set(n sa.Slot, owner string, t sa.Ticket) {
 	x.a.replicas.receiver.Raise(n, t, owner)
 }
 
+// forget ends what set began.
+func (x *authority) forget(n sa.Slot) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	delete(x.m, n)
+}
+
 // check is rule 1 of the charon link: only the current owner's sessions are
 // taken. A higher ticket than we know of is news for the core; its holder tries
 // again in a moment.
@@ -116,7 +123,7 @@ func (x *authority) check(n sa.Slot, owner string, t sa.Ticket) error {
 	x.mu.Lock()
 	g, ok := x.m[n]
 	x.mu.Unlock()
-	if x.a.slots[n] == nil {
+	if x.a.places.at(n) == nil {
 		return fmt.Errorf("slot %d has no place on %s", n, x.a.cfg.Node)
 	}
 	if ok && g.owner == owner && g.ticket <= t {
@@ -135,7 +142,7 @@ var errNoShadow = errors.New("this appliance does not shadow the slot now")
 const askTime = 5 * time.Second
 
 func (s sink) Apply(b replica.Batch, done func(error)) {
-	r := s.a.slots[b.Slot]
+	r := s.a.places.at(b.Slot)
 	if r == nil {
 		done(errNoShadow)
 		return
@@ -249,7 +256,7 @@ func fromTwin[T any](a *Appliance, n sa.Slot, f func(*twin) T) (T, error) {
 		v   T
 		err error
 	}
-	r := a.slots[n]
+	r := a.places.at(n)
 	if r == nil {
 		return *new(T), errNoShadow
 	}

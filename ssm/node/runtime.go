@@ -47,6 +47,10 @@ type slotRuntime struct {
 	log *slog.Logger
 	dir string
 
+	// Of places: stop ends run, over is closed when it has.
+	stop context.CancelFunc
+	over chan struct{}
+
 	*queue
 	mode   mode
 	ticket sa.Ticket // as owner: the tenure
@@ -159,7 +163,7 @@ func (r *slotRuntime) begin() {
 			// The configuration may have changed while no daemon ran.
 			r.a.problem(r.n, "load connections into the adopted charon", r.configure())
 			r.mode, r.ticket = modeIdle, was.Ticket
-			r.a.post(ssm.EvAdopted{Slot: r.n, Ticket: was.Ticket, Lives: was.Lives})
+			r.a.post(ssm.EvAdopted{Slot: r.n, Ticket: was.Ticket, Lives: was.Lives, Set: was.Set})
 			return
 		}
 	}

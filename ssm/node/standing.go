@@ -92,7 +92,7 @@ func (a *Appliance) watchFitness(ctx context.Context) error {
 		sessions := map[sa.Slot]int{}
 		if v, err := a.view(ctx); err == nil {
 			for _, s := range v.Slots {
-				if r := a.slots[s.Slot]; r != nil && s.Role == ssm.RoleOwner {
+				if r := a.places.at(s.Slot); r != nil && s.Role == ssm.RoleOwner {
 					sessions[s.Slot] = int(r.sessions.Load())
 				}
 			}

@@ -54,6 +54,7 @@ type remembered struct {
 	Role   ssm.Role            `json:"role"`
 	Ticket sa.Ticket           `json:"ticket"`
 	Lives  map[ssm.Node]uint64 `json:"lives,omitempty"`
+	Set    []ssm.Node          `json:"set,omitempty"`
 }
 
 type memory struct{ dir string }

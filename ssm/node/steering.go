@@ -48,7 +48,7 @@ func (s *steering) initial() steer.Desired {
 	}
 	for _, sl := range cfg.Fleet.Slots {
 		d.Inner = append(d.Inner, sl.Pools...)
-		if was, err := s.a.memory.load(sl.Number); err == nil && was.Role == ssm.RoleOwner && s.a.slots[sl.Number] != nil {
+		if was, err := s.a.memory.load(sl.Number); err == nil && was.Role == ssm.RoleOwner && s.a.places.at(sl.Number) != nil {
 			local := s.action(sl.Number, ssm.Target{Local: true})
 			d.Slots[sl.Number] = steer.SlotSteer{Uplink: local, Peer: local}
 		}

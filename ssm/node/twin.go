@@ -67,8 +67,8 @@ type twinChild struct {
 	barred  bool      // the fence drops what its outbound SA sends
 	client  string    // address in the name of the bar
 	since   time.Time // when it last became incomplete
-	// void: our ticket was overtaken before the child was born. It gives no block
-	// and cannot be used for a claim; the next ticket will.
+	// void: our ticket gives no block, because it was overtaken before the child was
+	// born or because the owner did not know it; the next ticket will.
 	void bool
 }
 

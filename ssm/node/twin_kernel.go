@@ -165,14 +165,19 @@ func (t *twin) presetSome(cs []*twinChild) {
 		return
 	}
 	ws := make([]xfrm.ReplayWrite, 0, len(cs))
+	base := sa.Ticket(0)
 	for _, c := range cs {
 		n, err := c.birth.Block(t.ticket)
 		if c.void = err != nil; c.void {
 			t.r.log.Debug("no block for an SA", "spi", c.out, "err", err)
+			base = max(base, c.birth.Base)
 			continue
 		}
 		ws = append(ws, xfrm.ReplayWrite{ID: c.outID, OSeq: sa.FirstSeq(n)})
 		c.preset = true
+	}
+	if base > 0 {
+		t.r.a.post(ssm.EvBarred{Slot: t.r.n, Base: base})
 	}
 	if _, err := t.r.kern.Write(ws); err != nil {
 		t.r.a.problem(t.r.n, "preset outbound sequence numbers", err)

@@ -32,6 +32,9 @@ func (w *World) claimed(s *shell, x ssm.ActOwn) {
 	}
 	for c, k := range s.kernel {
 		if !k.placed {
+			if x.Takeover && s.ready && w.now-k.since > armedAnew && w.lost(s.master, armedAnew) {
+				w.fail("I8: %s takes slot %d over by ticket %d with a complete twin and cannot send in an SA born under ticket %d with base %d", s.n.name, s.slot, x.Ticket, c.birth.Tenure, c.birth.Base)
+			}
 			continue
 		}
 		if x.Takeover && k.by != who {
@@ -47,6 +50,10 @@ func (w *World) claimed(s *shell, x ssm.ActOwn) {
 		}
 	}
 }
+
+// armedAnew is how long a shadow may take to get a ticket with which it can send in
+// an SA that was born when its owner did not know its ticket.
+const armedAnew = 1500 * time.Millisecond
 
 // sent checks that a block belongs to one tenure.
 func (w *World) sent(s *shell, c *child, k *sadb) {
@@ -272,6 +279,9 @@ func (w *World) serving(slot sa.Slot) []*node {
 
 // checkSettled: everything has healed and had its time.
 func (w *World) checkSettled() {
+	if why := w.wrongSet(); why != "" {
+		w.fail("I9: %s", why)
+	}
 	for _, c := range w.cfg.Slots {
 		t := w.slots[c.Slot]
 		own := w.serving(c.Slot)

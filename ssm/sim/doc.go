@@ -20,6 +20,9 @@
 //	   when it takes over
 //	I6 the last healthy announcer of the VIP never withdraws on a prediction
 //	I7 nobody claims a slot because of silence alone
+//	I8 who takes a slot over with a complete twin can send in every SA of it
+//	I9 a change of the shadow set never takes the last cover away, and ends with the
+//	   set that is wanted, complete and armed
 //
 // Data flow: Plan (faults, from the seed or from a shrunken run) -> World.run ->
 // Result. Callers are tests/sim (make sim) and this package's tests. Mutants of the

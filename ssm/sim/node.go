@@ -70,7 +70,7 @@ func (n *node) boot() {
 	n.core = core
 	n.w.logf("%s starts, incarnation %d", n.name, n.inc)
 	for _, s := range cfg.Slots {
-		if n.member(s) {
+		if n.member(s) || n.shells[s.Slot].memory.role != "" {
 			n.shells[s.Slot].begin()
 		}
 	}

@@ -27,6 +27,7 @@ const (
 	Move       FaultKind = "move"        // whoever owns Slot is asked to give it to Other
 	Predict    FaultKind = "predict"     // Node's health says standing Mask
 	Operate    FaultKind = "operate"     // Node's operator says standing Mask
+	Reshape    FaultKind = "reshape"     // the shadows of Slot shall be the nodes of Mask
 	RouteFlap  FaultKind = "route-flap"  // Node's liveness route goes for For
 )
 
@@ -57,6 +58,8 @@ func (f Fault) String() string {
 		s += fmt.Sprintf(" %d per mille", f.Mask)
 	case CharonDies:
 		s += fmt.Sprintf(" n%d slot %d", f.Node, f.Slot)
+	case Reshape:
+		s += fmt.Sprintf(" slot %d to %b", f.Slot, f.Mask)
 	case Move:
 		s += fmt.Sprintf(" slot %d to n%d", f.Slot, f.Other)
 	case Predict, Operate:
@@ -70,16 +73,22 @@ const groups = 3
 
 // Plan is everything about a run but the dice of the network.
 type Plan struct {
-	Seed   int64
-	Nodes  int // 3 to 7
-	Slots  int
-	Span   time.Duration // faults happen within; then everything heals
-	Faults []Fault
+	Seed  int64
+	Nodes int // 3 to 7
+	Slots int
+	// Dynamic: the owners choose the shadows of their slots.
+	Dynamic bool
+	Span    time.Duration // faults happen within; then everything heals
+	Faults  []Fault
 }
 
 func (p Plan) String() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "seed %d: %d appliances, %d slots, %s\n", p.Seed, p.Nodes, p.Slots, p.Span)
+	sets := "fixed sets"
+	if p.Dynamic {
+		sets = "sets that change"
+	}
+	fmt.Fprintf(&b, "seed %d: %d appliances, %d slots, %s, %s\n", p.Seed, p.Nodes, p.Slots, sets, p.Span)
 	for _, f := range p.Faults {
 		fmt.Fprintf(&b, "  %s\n", f)
 	}
@@ -143,5 +152,8 @@ func NewPlan(seed int64) Plan {
 		add(f)
 	}
 	p.deaf()
+	if p.Dynamic = r.Intn(2) == 0; p.Dynamic {
+		p.reshapes(r)
+	}
 	return p
 }

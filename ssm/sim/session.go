@@ -50,6 +50,7 @@ type truth struct {
 	tickets  map[sa.Ticket]tenure    // who has claimed with which
 	highest  sa.Ticket               // ever claimed
 	owners   []ssm.Node              // who have claimed, each time it was another one
+	voided   map[tenure]bool         // given up with a place in the shadow set
 	renewed  map[sa.Ticket]sa.Ticket // of an owner that went on: which it had before
 	heirs    map[sa.Ticket]sa.Ticket // of an owner with sessions: by which ticket they were held before
 }

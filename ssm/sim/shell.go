@@ -2,6 +2,7 @@ package sim
 
 import (
 	"maps"
+	"slices"
 	"time"
 
 	"github.com/shadowcast/shadowcast/sa"
@@ -55,13 +56,15 @@ type remembered struct {
 	role   ssm.Role
 	ticket sa.Ticket
 	lives  map[ssm.Node]uint64
+	set    []ssm.Node
 }
 
 // sadb is an outbound SA in the kernel.
 type sadb struct {
 	by     tenure // whose numbers it sends in
 	block  uint64
-	placed bool // false: barred by the fence
+	placed bool          // false: barred by the fence
+	since  time.Duration // when it was installed
 }
 
 // tenure is one ownership: a ticket in the hands of one life of an appliance.
@@ -90,7 +93,7 @@ func (s *shell) rnd(lo, hi int) time.Duration {
 func (s *shell) begin() {
 	if s.memory.role == ssm.RoleOwner && s.charon {
 		// charon tells its sessions again.
-		t, lives := s.memory.ticket, s.memory.lives
+		t, lives, set := s.memory.ticket, s.memory.lives, s.memory.set
 		s.mode, s.ticket, s.streams, s.adopting = idle, t, nil, true
 		s.n.do(s.rnd(5, 40), func() {
 			s.adopting = false
@@ -98,7 +101,7 @@ func (s *shell) begin() {
 				s.afresh()
 				return
 			}
-			s.n.post(ssm.EvAdopted{Slot: s.slot, Ticket: t, Lives: lives})
+			s.n.post(ssm.EvAdopted{Slot: s.slot, Ticket: t, Lives: lives, Set: set})
 		})
 		return
 	}
@@ -140,6 +143,12 @@ func (n *node) act(a ssm.Action) {
 		n.shells[x.Slot].setFence(x)
 	case ssm.ActOwn:
 		n.shells[x.Slot].own(x)
+	case ssm.ActFeed:
+		n.shells[x.Slot].feed(x.Shadows)
+	case ssm.ActPlace:
+		n.shells[x.Slot].begin()
+	case ssm.ActLeave:
+		n.shells[x.Slot].leave()
 	case ssm.ActBirth:
 		n.shells[x.Slot].lowest = x.Lowest
 	case ssm.ActWake:
@@ -177,7 +186,7 @@ func (n *node) act(a ssm.Action) {
 	case ssm.ActDrain:
 		n.later(x.Min, ssm.EvDrained{Slot: x.Slot, Move: x.Move})
 	case ssm.ActRemember:
-		n.shells[x.Slot].memory = remembered{x.Role, x.Ticket, x.Lives}
+		n.shells[x.Slot].memory = remembered{x.Role, x.Ticket, x.Lives, slices.Clone(x.Set)}
 	case ssm.ActAnnounce:
 		n.w.announced(n, x.Level)
 	}
@@ -231,7 +240,14 @@ func (s *shell) shadow(x ssm.ActShadow) {
 		for d := range s.docs {
 			s.had[d] = true
 		}
-		s.n.later(s.rnd(5, 30), ssm.EvSlotUp{Slot: s.slot})
+		s.charon = false // takes nothing before
+		b := s.build
+		s.n.do(s.rnd(5, 30), func() {
+			if s.build == b {
+				s.charon = true
+				s.n.post(ssm.EvSlotUp{Slot: s.slot})
+			}
+		})
 		return
 	}
 	s.rebuild()
@@ -279,6 +295,9 @@ func (s *shell) presetAll(t sa.Ticket) {
 		}
 		switch s.mode {
 		case twin:
+			if s.n.w.slots[s.slot].voided[s.tenure(t)] {
+				s.n.w.fail("I1: %s is armed for slot %d with ticket %d, which it has given up", s.n.name, s.slot, t)
+			}
 			s.preset = t
 			for c, k := range s.kernel {
 				s.place(c, k, t)
@@ -300,6 +319,9 @@ func (s *shell) place(c *child, k *sadb, t sa.Ticket) {
 	n, err := c.birth.Block(t)
 	if err != nil {
 		k.placed = false
+		if s.mode == twin {
+			s.n.later(0, ssm.EvBarred{Slot: s.slot, Base: c.birth.Base})
+		}
 		return
 	}
 	k.by, k.block, k.placed = s.tenure(t), n, true
@@ -316,7 +338,7 @@ func (s *shell) install() {
 			if s.kernel[c] != nil {
 				continue
 			}
-			k := &sadb{}
+			k := &sadb{since: s.n.w.now}
 			s.kernel[c] = k
 			s.sent = false
 			b := s.build

@@ -28,6 +28,7 @@ type World struct {
 
 	// truth about sessions, and about everything that was ever sent
 	slots    map[sa.Slot]*truth
+	wants    map[sa.Slot][]ssm.Node // shadow sets, as asked for
 	lastID   int
 	troubled time.Duration // when something last went wrong or was asked for
 	shaken   time.Duration // the same without moves and standings
@@ -66,10 +67,11 @@ func Run(p Plan, trace bool) Result {
 		w.after(f.At, func() { w.fault(f) })
 	}
 	w.after(clientEvery, w.clients)
+	w.after(reshapeEvery, w.reshapes)
 	w.after(p.Span, w.healAll)
 	w.until(p.Span + settleTime)
-	// A slot may be on its way home just now.
-	for i := 0; i < 8 && w.violation == "" && w.moving() || w.violation == "" && w.steps < MinEvents; i++ {
+	// A slot may be on its way home just now, or a shadow set change after it.
+	for i := 0; i < 8 && w.violation == "" && (w.moving() || w.wrongSet() != "") || w.violation == "" && w.steps < MinEvents; i++ {
 		w.until(w.now + time.Second)
 	}
 	if w.violation == "" {
@@ -107,7 +109,7 @@ func (w *World) moving() bool {
 }
 
 func newWorld(p Plan, trace bool) *World {
-	w := &World{plan: p, rng: rand.New(rand.NewSource(p.Seed ^ 0x5ca57)), byName: map[ssm.Node]*node{}, slots: map[sa.Slot]*truth{},
+	w := &World{plan: p, rng: rand.New(rand.NewSource(p.Seed ^ 0x5ca57)), byName: map[ssm.Node]*node{}, slots: map[sa.Slot]*truth{}, wants: map[sa.Slot][]ssm.Node{},
 		cut: make([]bool, p.Nodes*p.Nodes), slow: map[int]time.Duration{}, tracing: trace}
 	var names []ssm.Node
 	for i := range p.Nodes {
@@ -123,8 +125,9 @@ func newWorld(p Plan, trace bool) *World {
 		for j := 1; j <= 1+w.rng.Intn(min(3, p.Nodes-1)); j++ {
 			s.Shadows = append(s.Shadows, names[(i+j)%p.Nodes])
 		}
+		s.Dynamic = p.Dynamic
 		w.cfg.Slots = append(w.cfg.Slots, s)
-		w.slots[s.Slot] = &truth{slot: s.Slot, tickets: map[sa.Ticket]tenure{}, renewed: map[sa.Ticket]sa.Ticket{}, heirs: map[sa.Ticket]sa.Ticket{}}
+		w.slots[s.Slot] = &truth{slot: s.Slot, tickets: map[sa.Ticket]tenure{}, voided: map[tenure]bool{}, renewed: map[sa.Ticket]sa.Ticket{}, heirs: map[sa.Ticket]sa.Ticket{}}
 	}
 	for i, name := range names {
 		n := &node{w: w, index: i, name: name, skew: time.Duration(w.rng.Intn(2000)) * time.Hour, drift: float64(w.rng.Intn(2001)-1000) / 1e6,
@@ -154,7 +157,7 @@ func (w *World) trouble() { w.troubled, w.shaken = w.now, w.now }
 
 func (w *World) fault(f Fault) {
 	switch f.Kind {
-	case Move, Predict, Operate:
+	case Move, Predict, Operate, Reshape:
 		w.troubled = w.now
 	case Crash: // looks at what went before
 		defer w.trouble()
@@ -200,6 +203,9 @@ func (w *World) fault(f Fault) {
 				x.post(ssm.EvMove{Slot: sa.Slot(f.Slot), To: o.name, Reason: "asked"})
 			}
 		}
+	case Reshape:
+		w.wants[sa.Slot(f.Slot)] = w.members(f.Mask)
+		w.reshape(sa.Slot(f.Slot))
 	case Predict:
 		n.predicted = ssm.Standing(f.Mask)
 		n.post(ssm.EvStanding{Source: ssm.SourceHealth, Standing: n.predicted, Reason: "predicted"})

@@ -49,6 +49,7 @@ func (l *Lab) newFleet() (*fleet, error) {
 	f.shared = config.Fleet{
 		VIPs: l.vips(), DeadMan: time.Second,
 		Probe:      l.opt.Probe,
+		ShadowSets: l.opt.Shadows,
 		Handover:   config.Handover{HoldCap: 100 * time.Millisecond, DrainTime: time.Second, DrainRate: 600, HoldDown: time.Hour},
 		Registrars: registrars(names),
 	}
@@ -69,7 +70,7 @@ func (l *Lab) newFleet() (*fleet, error) {
 		circle := append(slices.Clone(names[i+1:]), names[:i]...)
 		for _, s := range l.HomeSlots(a) {
 			f.shared.Slots = append(f.shared.Slots, config.Slot{
-				Number: s, Home: a.Name, Shadows: circle[:min(len(circle), 3)], Pools: []netip.Prefix{SlotPool(s)},
+				Number: s, Home: a.Name, Shadows: circle[:min(len(circle), 3)], Selected: l.opt.Chosen, Pools: []netip.Prefix{SlotPool(s)},
 			})
 		}
 	}

@@ -171,6 +171,10 @@ type Options struct {
 	Conn ConnSpec
 	// VIPs are further IPv4 VIPs.
 	VIPs []netip.Addr
+	// Chosen has the fleet choose the shadows of every slot, by Shadows; otherwise the
+	// next three appliances in the circle shadow it. Zero Shadows are the defaults.
+	Chosen  bool
+	Shadows config.ShadowSets
 	// NoShadowing switches shadows off, to compare with.
 	NoShadowing bool
 }
@@ -206,6 +210,9 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	if len(o.Appliances) > 99 {
 		return o, fmt.Errorf("build lab: %d appliances, at most 99 fit the addressing plan", len(o.Appliances))
+	}
+	if o.Shadows == (config.ShadowSets{}) {
+		o.Shadows = config.DefaultShadowSets()
 	}
 	if len(o.Clients) == 0 {
 		o.Clients = []ClientSpec{{Conn: o.Conn}}
