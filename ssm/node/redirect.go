@@ -194,7 +194,10 @@ func (d drains) Redirect(ctx context.Context, req *v1.RedirectRequest, progress 
 		if s.Role != ssm.RoleOwner || req.Slot != 0 && sa.Slot(req.Slot) != s.Slot {
 			continue
 		}
-		r := a.slots[s.Slot]
+		r := a.places.at(s.Slot)
+		if r == nil {
+			continue // it was left meanwhile
+		}
 		vici := ask(ctx, r.queue, func() *charon.Vici { return r.vici })
 		if vici == nil {
 			continue // the daemon stops
