@@ -30,6 +30,7 @@ type Lab struct {
 	routers    []*router
 	pki        *ikePKI
 	fleet      *fleet
+	entry      string // where packets for the VIP shall enter; see enterAt
 
 	starter *starter
 	wg      sync.WaitGroup // waiters of processes

@@ -139,6 +139,23 @@ func (n *Netns) routeMetric(dst netip.Prefix, src netip.Addr, metric int, via ..
 	return nil
 }
 
+// nextHop is where packets for dst go from here; the zero Addr where there is no way.
+func (n *Netns) nextHop(dst netip.Addr) (netip.Addr, error) {
+	rs, err := n.nl.RouteGet(dst.AsSlice())
+	switch {
+	case errors.Is(err, unix.ENETUNREACH), errors.Is(err, unix.EHOSTUNREACH):
+		return netip.Addr{}, nil
+	case err != nil:
+		return netip.Addr{}, fmt.Errorf("look up the way to %s in %s: %w", dst, n.Name, err)
+	}
+	for _, r := range rs {
+		if a, ok := netip.AddrFromSlice(r.Gw); ok {
+			return a.Unmap(), nil
+		}
+	}
+	return netip.Addr{}, nil
+}
+
 // staticRoutes returns the routes over dev that the lab made.
 func (n *Netns) staticRoutes(dev string) ([]netlink.Route, error) {
 	l, err := n.link(dev)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -47,7 +48,25 @@ func fleetUp(t *T, l *Lab) {
 	if !l.opt.NoShadowing {
 		allReady(t, l)
 	}
+	if a := l.Appliance(l.entry); a != nil {
+		t.Check(l.enters(ctx, a))
+	}
 	t.Logf("fleet is up")
+}
+
+// enters waits until both outside routers send packets for the VIP to a: a session that
+// came up late leaves the first packets to another appliance.
+func (l *Lab) enters(ctx context.Context, a *Appliance) error {
+	for i, r := range []string{"r1", "r2"} {
+		want, got := host(linkNet(1+i, a.N), 2), netip.Addr{}
+		if err := poll(ctx, 100*time.Millisecond, r+" to send packets for the VIP to "+a.Name, func() (ok bool, err error) {
+			got, err = l.Node(r).nextHop(VIP)
+			return got == want, err
+		}); err != nil {
+			return fmt.Errorf("%w; it sends them to %s", err, got)
+		}
+	}
+	return nil
 }
 
 // allReady waits until every slot has its full set of ready shadows.

@@ -42,8 +42,10 @@ func matrixName(c ConnSpec) string {
 	return auth + "-" + esp
 }
 
-// enterAt makes every packet for the VIP enter at the named appliance.
+// enterAt makes every packet for the VIP enter at the named appliance, once fleetUp
+// has returned.
 func enterAt(l *Lab, name string) error {
+	l.entry = name
 	for i, a := range l.Appliances() {
 		if err := a.Prepare(); err != nil {
 			return err
