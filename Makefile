@@ -70,8 +70,8 @@ campaign: build ## drains, power cuts, false alarms and aborts by the dozen; abo
 lab-routers: build ## the fleet with BIRD and with FRR, IPv4 and IPv6 VIP; order of the withdraw; sessions under repeated cuts; names
 	$(BIN)/shadowlab run 'routers-*' 'withdraw-*' dns-follow
 
-lab-more: build ## repairs by the audit, lifetimes across a takeover, strangers refused, the unit's capabilities
-	$(BIN)/shadowlab run 'audit-*' refusals unit-capabilities
+lab-more: build ## repairs by the audit, lifetimes across a takeover, strangers refused, the unit's capabilities, failing hardware
+	$(BIN)/shadowlab run 'audit-*' refusals unit-capabilities health-drain
 
 clean: ## remove build results and lab output
 	rm -rf $(BIN) $(OUT)

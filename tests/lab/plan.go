@@ -175,6 +175,8 @@ type Options struct {
 	// next three appliances in the circle shadow it. Zero Shadows are the defaults.
 	Chosen  bool
 	Shadows config.ShadowSets
+	// PPS is the rate of a client's traffic, packets a second each way; 500 if 0.
+	PPS int
 	// NoShadowing switches shadows off, to compare with.
 	NoShadowing bool
 }
@@ -228,6 +230,9 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	if o.BFD.Multiplier == 0 {
 		o.BFD.Multiplier = 3
+	}
+	if o.PPS == 0 {
+		o.PPS = 500
 	}
 	if o.SlotsPerAppliance == 0 {
 		o.SlotsPerAppliance = 2

@@ -136,9 +136,9 @@ func (a *Appliance) reaches(session string) bool {
 	return r != nil && r.Alive()
 }
 
-// join brings client i up with traffic at 500 packets a second each way and
+// join brings client i up with traffic at the lab's rate each way and
 // waits until its session is shadowed.
-func join(t *T, l *Lab, i int) *attached { return joinAll(t, l, l.clients[i:i+1], 500)[0] }
+func join(t *T, l *Lab, i int) *attached { return joinAll(t, l, l.clients[i:i+1], l.opt.PPS)[0] }
 
 // party is a group of clients in one slot: what happens to the slot happens to all.
 type party []*attached
