@@ -13,3 +13,8 @@ var Example string
 //
 //go:embed systemd/shadowcastd.service
 var Unit string
+
+// Alerts are the Prometheus alert rules of a fleet.
+//
+//go:embed prometheus/alerts.yaml
+var Alerts string

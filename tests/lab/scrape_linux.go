@@ -22,31 +22,37 @@ var metricsAddr = netip.MustParseAddrPort("127.0.0.1:9501")
 
 // Fetch gets a page of the appliance's HTTP endpoint.
 func (a *Appliance) Fetch(ctx context.Context, path string) ([]byte, error) {
+	b, err := a.ns.fetch(ctx, fmt.Sprintf("http://%s%s", metricsAddr, path))
+	if err != nil {
+		return nil, fmt.Errorf("fetch %s of %s: %w", path, a.Name, err)
+	}
+	return b, nil
+}
+
+// fetch gets a page from inside the namespace.
+func (n *Netns) fetch(ctx context.Context, url string) ([]byte, error) {
 	c := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: true,
 		DialContext: func(_ context.Context, network, addr string) (conn net.Conn, err error) {
-			err = inNamespace(a.ns.Name, func() (err error) {
+			err = inNamespace(n.Name, func() (err error) {
 				conn, err = net.Dial(network, addr)
 				return err
 			})
 			return conn, err
 		}}}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, fmt.Sprintf("http://%s%s", metricsAddr, path), nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
-		return nil, fmt.Errorf("fetch %s of %s: %w", path, a.Name, err)
+		return nil, err
 	}
 	resp, err := c.Do(req)
 	if err != nil {
-		return nil, fmt.Errorf("fetch %s of %s: %w", path, a.Name, err)
+		return nil, err
 	}
 	defer resp.Body.Close()
 	b, err := io.ReadAll(resp.Body)
 	if err == nil && resp.StatusCode != http.StatusOK {
-		err = fmt.Errorf("%s: %s", resp.Status, bytes.TrimSpace(b))
+		err = fmt.Errorf("%s: %.200s", resp.Status, bytes.TrimSpace(b))
 	}
-	if err != nil {
-		return nil, fmt.Errorf("fetch %s of %s: %w", path, a.Name, err)
-	}
-	return b, nil
+	return b, err
 }
 
 // scrape takes the metrics of a running appliance, keeps them with the artefacts,
