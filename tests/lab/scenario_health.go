@@ -234,6 +234,9 @@ func vipAt(l *Lab, r string, a *Appliance) (string, error) {
 		}
 		return "", err
 	}
+	if strings.TrimSpace(text) == "" { // others have the VIP, this one has not
+		return vipWithdrawn, nil
+	}
 	_, med, found := strings.Cut(text, "BGP.med: ")
 	if !found {
 		return "", fmt.Errorf("no MED in BIRD's answer %q", text)
