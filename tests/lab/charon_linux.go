@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -22,9 +21,9 @@ type charon struct {
 }
 
 // charonConf loads no plugin that needs a service or a fixed path. %[1]s is the
-// directory, %[2]s the log file, %[3]s further options.
+// directory, %[2]s the log file, %[3]s further options, %[4]s further plugins.
 const charonConf = `charon-systemd {
-  load = random nonce aes sha1 sha2 hmac kdf drbg curve25519 pem pkcs1 pkcs8 x509 pubkey revocation constraints kernel-netlink socket-default vici updown
+  load = random nonce aes sha1 sha2 hmac kdf drbg curve25519 pem pkcs1 pkcs8 x509 pubkey revocation constraints kernel-netlink socket-default vici updown%[4]s
   filelog { f { path = %[2]s
     default = 1
     ike = 2
@@ -39,8 +38,9 @@ const charonConf = `charon-systemd {
 }
 `
 
-// startCharon starts charon in ns and waits for its vici socket.
-func (l *Lab) startCharon(ctx context.Context, ns *Netns, name, options string) (*charon, error) {
+// startCharon starts charon in ns, with plugins beside the usual ones, and waits for
+// its vici socket.
+func (l *Lab) startCharon(ctx context.Context, ns *Netns, name, options string, plugins ...string) (*charon, error) {
 	dir := filepath.Join(l.dir, name)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, fmt.Errorf("make directory of charon %s: %w", name, err)
@@ -50,7 +50,11 @@ func (l *Lab) startCharon(ctx context.Context, ns *Netns, name, options string) 
 		return nil, fmt.Errorf("remove stale socket of charon %s: %w", name, err)
 	}
 	conf := filepath.Join(dir, "strongswan.conf")
-	text := fmt.Sprintf(charonConf, dir, filepath.Join(l.out, name+".charon.log"), options)
+	more := ""
+	for _, p := range plugins {
+		more += " " + p
+	}
+	text := fmt.Sprintf(charonConf, dir, filepath.Join(l.out, name+".charon.log"), options, more)
 	if err := os.WriteFile(conf, []byte(text), 0o644); err != nil {
 		return nil, fmt.Errorf("write configuration of charon %s: %w", name, err)
 	}
@@ -123,19 +127,13 @@ func (c *charon) stream(name, event string, m *vici.Message) ([]*vici.Message, e
 // a secret.
 const psk = "a pre-shared key of the lab"
 
-func (c *charon) loadCredentials(ca []byte, own credential, cert bool) error {
-	type command struct {
-		name string
-		m    *vici.Message
-	}
-	cmds := []command{{"load-shared", msg("id", "lab", "type", "IKE", "data", psk, "owners", []string{"%any"})}}
-	if cert {
-		cmds = []command{
-			{"load-cert", msg("type", "X509", "flag", "CA", "data", string(ca))},
-			{"load-cert", msg("type", "X509", "flag", "NONE", "data", string(own.cert))},
-			{"load-key", msg("type", "any", "data", string(own.key))},
-		}
-	}
+// viciCommand is a command with its message.
+type viciCommand struct {
+	name string
+	m    *vici.Message
+}
+
+func (c *charon) load(cmds []viciCommand) error {
 	for _, x := range cmds {
 		if _, err := c.command(x.name, x.m); err != nil {
 			return err
@@ -144,11 +142,20 @@ func (c *charon) loadCredentials(ca []byte, own credential, cert bool) error {
 	return nil
 }
 
-func authParts(cert bool, own string, ownCert []byte, other string) (local, remote *vici.Message) {
-	if !cert {
-		return msg("auth", "psk", "id", own), msg("auth", "psk", "id", other)
+// pskSecret, caCert and ownCert load what proves identities.
+func pskSecret() viciCommand {
+	return viciCommand{"load-shared", msg("id", "lab", "type", "IKE", "data", psk, "owners", []string{"%any"})}
+}
+
+func caCert(ca []byte) viciCommand {
+	return viciCommand{"load-cert", msg("type", "X509", "flag", "CA", "data", string(ca))}
+}
+
+func ownCert(own credential) []viciCommand {
+	return []viciCommand{
+		{"load-cert", msg("type", "X509", "flag", "NONE", "data", string(own.cert))},
+		{"load-key", msg("type", "any", "data", string(own.key))},
 	}
-	return msg("auth", "pubkey", "id", own, "certs", []string{string(ownCert)}), msg("auth", "pubkey", "id", other)
 }
 
 const ikeProposal = "aes128-sha256-x25519"
@@ -160,26 +167,61 @@ func yesNo(b bool) string {
 	return "no"
 }
 
-// loadClient loads the connection "home" with the child "net".
-func (c *charon) loadClient(p *ikePKI, s ConnSpec, id string, local, vip netip.Addr) error {
-	own, err := p.issue(id)
+// plugins are what a client's way to authenticate needs beside the usual ones.
+// MSCHAPv2 is made of MD4 and DES, which gcrypt has.
+func (s ConnSpec) plugins() []string {
+	switch s.EAP {
+	case EAPMSCHAPv2:
+		return []string{"eap-identity", "eap-mschapv2", "gcrypt"}
+	case EAPTLS:
+		return []string{"eap-identity", "eap-tls"}
+	}
+	return nil
+}
+
+// prove returns what a client loads to prove who it is and to recognise the gateway,
+// and the two sections of its connection.
+func (c *Client) prove() (cmds []viciCommand, local, remote *vici.Message, err error) {
+	p := c.lab.pki
+	if c.Spec.auth() == "psk" {
+		return []viciCommand{pskSecret()}, msg("auth", "psk", "id", c.ID()), msg("auth", "psk", "id", GatewayID), nil
+	}
+	cmds, remote = []viciCommand{caCert(p.cert.Raw)}, msg("auth", "pubkey", "id", GatewayID)
+	if c.Spec.EAP == EAPMSCHAPv2 {
+		secret := msg("id", c.user(), "type", "EAP", "data", password(c.user()), "owners", []string{c.user()})
+		return append(cmds, viciCommand{"load-shared", secret}), msg("auth", "eap-mschapv2", "id", c.ID(), "eap_id", c.user()), remote, nil
+	}
+	own, err := p.issue(c.ID())
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	auth := "pubkey"
+	if c.Spec.EAP != "" {
+		auth = c.Spec.auth()
+	}
+	return append(cmds, ownCert(own)...), msg("auth", auth, "id", c.ID(), "certs", []string{string(own.cert)}), remote, nil
+}
+
+// loadConnection loads the connection "home" with the child "net".
+func (c *Client) loadConnection() error {
+	cmds, lo, re, err := c.prove()
 	if err != nil {
 		return err
 	}
-	if err := c.loadCredentials(p.cert.Raw, own, s.Cert); err != nil {
+	if err := c.charon.load(cmds); err != nil {
 		return err
 	}
-	lo, re := authParts(s.Cert, id, own.cert, GatewayID)
+	s := c.Spec
 	child := msg("remote_ts", []string{InsideNet.String()}, "esp_proposals", []string{s.esp()}, "mode", "tunnel",
 		"rekey_time", orZero(s.ChildRekey), "life_time", hardLimit(s.ChildRekey), "rand_time", spreadOf(s.ChildRekey),
 		"dpd_action", lossAction(s), "close_action", "none")
 	if s.Window > 0 {
 		if err := child.Set("replay_window", fmt.Sprint(s.Window)); err != nil {
-			return fmt.Errorf("build connection of %s: %w", c.name, err)
+			return fmt.Errorf("build connection of %s: %w", c.Name, err)
 		}
 	}
-	_, err = c.command("load-conn", msg("home", msg(
-		"version", "2", "local_addrs", []string{local.String()}, "remote_addrs", []string{vip.String()}, "vips", []string{"0.0.0.0"},
+	_, err = c.charon.command("load-conn", msg("home", msg(
+		"version", "2", "local_addrs", []string{c.Addr.String()}, "remote_addrs", []string{c.gateway().String()}, "vips", []string{"0.0.0.0"},
 		"mobike", yesNo(s.Mobike), "encap", yesNo(s.Encap), "proposals", []string{ikeProposal},
 		"rekey_time", orZero(s.IKERekey), "over_time", hardLimit(s.IKERekey), "rand_time", spreadOf(s.IKERekey), "dpd_delay", orZero(s.DPD), "keyingtries", keyingTries(s),
 		"local", lo, "remote", re, "children", msg("net", child))))
@@ -226,15 +268,20 @@ func orZero(d string) string {
 	return d
 }
 
-// loadGateway loads a connection "rw" that serves every client from pool.
+// loadGateway loads a connection "rw" that serves every client from pool; clients
+// have certificates or a pre-shared key.
 func (c *charon) loadGateway(p *ikePKI, s ConnSpec, pool string) error {
-	if err := c.loadCredentials(p.cert.Raw, p.gateway, s.Cert); err != nil {
+	cmds, lo, re := []viciCommand{pskSecret()}, msg("auth", "psk", "id", GatewayID), msg("auth", "psk", "id", "%any")
+	if s.Cert {
+		cmds = append([]viciCommand{caCert(p.cert.Raw)}, ownCert(p.gateway)...)
+		lo, re = msg("auth", "pubkey", "id", GatewayID, "certs", []string{string(p.gateway.cert)}), msg("auth", "pubkey", "id", "%any")
+	}
+	if err := c.load(cmds); err != nil {
 		return err
 	}
 	if _, err := c.command("load-pool", msg("lab", msg("addrs", pool))); err != nil {
 		return err
 	}
-	lo, re := authParts(s.Cert, GatewayID, p.gateway.cert, "%any")
 	_, err := c.command("load-conn", msg("rw", msg(
 		"version", "2", "local_addrs", []string{VIP.String()}, "remote_addrs", []string{"%any"}, "pools", []string{"lab"},
 		"mobike", yesNo(s.Mobike), "proposals", []string{ikeProposal}, "rekey_time", "0s", "dpd_delay", "0s",

@@ -42,9 +42,6 @@ func (c *Client) gateway() netip.Addr {
 	return VIP
 }
 
-// ID is the client's IKE identity.
-func (c *Client) ID() string { return c.Name + ".example" }
-
 // Start starts the capture and charon and loads the connection.
 func (c *Client) Start(ctx context.Context) error {
 	if c.cap == nil {
@@ -55,10 +52,10 @@ func (c *Client) Start(ctx context.Context) error {
 		c.lab.onClose(c.cap.close)
 	}
 	var err error
-	if c.charon, err = c.lab.startCharon(ctx, c.ns, c.Name, clientOptions); err != nil {
+	if c.charon, err = c.lab.startCharon(ctx, c.ns, c.Name, clientOptions, c.Spec.plugins()...); err != nil {
 		return err
 	}
-	return c.charon.loadClient(c.lab.pki, c.Spec, c.ID(), c.Addr, c.gateway())
+	return c.loadConnection()
 }
 
 // Connect starts the client unless it runs, sets the tunnel up and returns the SA.

@@ -27,6 +27,9 @@ type fleet struct {
 	shared config.Fleet
 }
 
+// swanctlDir holds the connections and credentials of the gateways.
+func (f *fleet) swanctlDir() string { return filepath.Join(f.dir, "swanctl") }
+
 // HomeSlots are the numbers of the home slots of the n-th appliance.
 func (l *Lab) HomeSlots(a *Appliance) []sa.Slot {
 	var out []sa.Slot
@@ -74,7 +77,7 @@ func (l *Lab) newFleet() (*fleet, error) {
 			})
 		}
 	}
-	return f, l.writeSwanctl(filepath.Join(f.dir, "swanctl"))
+	return f, l.writeSwanctl(f.swanctlDir())
 }
 
 // registrars are an odd number of the appliances, the last one first: the one that
@@ -93,7 +96,7 @@ func (l *Lab) offered() (conns []ConnSpec, esp []string) {
 		all = append(all, c.Conn)
 	}
 	for _, c := range all {
-		if !slices.ContainsFunc(conns, func(x ConnSpec) bool { return x.Cert == c.Cert }) {
+		if !slices.ContainsFunc(conns, func(x ConnSpec) bool { return x.auth() == c.auth() }) {
 			conns = append(conns, c)
 		}
 		if !slices.Contains(esp, c.esp()) {
@@ -107,20 +110,12 @@ func (l *Lab) offered() (conns []ConnSpec, esp []string) {
 // the one that shadowcastd gives to a slot's IPv4 pool.
 func (l *Lab) writeSwanctl(dir string) error {
 	conns, esp := l.offered()
-	files, body, secrets := map[string]string{}, "", ""
-	for i, c := range conns {
-		local, auth := "id = "+GatewayID, "psk"
-		if c.Cert {
-			local, auth = local+"\n      certs = gateway.pem", "pubkey"
+	files, body := map[string]string{}, ""
+	for _, c := range conns {
+		if c.auth() != "psk" {
 			files["x509ca/ca.pem"] = certPEM(l.pki.cert.Raw)
 			files["x509/gateway.pem"] = certPEM(l.pki.gateway.cert)
 			files["pkcs8/gateway.pem"] = keyPEM(l.pki.gateway.key)
-		} else {
-			secrets = "secrets {\n  ike-lab {\n    secret = \"" + psk + "\"\n  }\n}\n"
-		}
-		name := "rw"
-		if i > 0 {
-			name += "-" + auth
 		}
 		body += fmt.Sprintf(`  %s {
     version = 2
@@ -132,11 +127,7 @@ func (l *Lab) writeSwanctl(dir string) error {
     rekey_time = %s
     rand_time = 0s
     dpd_delay = %s
-    local { auth = %s
-      %s }
-    remote { auth = %s
-      id = %%any }
-    children {
+%s    children {
       net {
         local_ts = %s
         esp_proposals = %s
@@ -149,10 +140,10 @@ func (l *Lab) writeSwanctl(dir string) error {
       }
     }
   }
-`, name, joined(l.vips()), yesNo(c.Mobike), ikeProposal, orZero(c.GatewayIKERekey), orZero(c.DPD), auth, local, auth,
-			InsideNet, strings.Join(esp, ", "), orZero(c.GatewayChildRekey), sa.BlockSize/2, sa.BlockSize)
+`, connectionOf(l, c), joined(l.vips()), yesNo(c.Mobike), ikeProposal, orZero(c.GatewayIKERekey), orZero(c.DPD), c.gatewayAuth(), InsideNet,
+			strings.Join(esp, ", "), orZero(c.GatewayChildRekey), sa.BlockSize/2, sa.BlockSize)
 	}
-	files["swanctl.conf"] = "connections {\n" + body + "}\n" + secrets
+	files["swanctl.conf"] = "connections {\n" + body + "}\n" + l.secrets()
 	for name, text := range files {
 		path := filepath.Join(dir, name)
 		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
@@ -192,7 +183,7 @@ func (a *Appliance) newConfig() *config.Config {
 	l, f := a.lab, a.lab.fleet
 	c := &config.Config{
 		Node: a.Name, RunDir: a.runDir(), StateDir: filepath.Join(a.dir(), "state"), BPFDir: a.bpfDir(),
-		NetnsPrefix: l.id + a.slotPrefix(), SwanctlDir: filepath.Join(f.dir, "swanctl"),
+		NetnsPrefix: l.id + a.slotPrefix(), SwanctlDir: f.swanctlDir(),
 		Log: config.Log{Format: "text"}, Shadowing: !l.opt.NoShadowing,
 		PKI:          config.PKI{CA: filepath.Join(f.dir, pki.CACertFile), Cert: filepath.Join(f.dir, a.Name+".crt"), Key: filepath.Join(f.dir, a.Name+".key")},
 		FleetKeyFile: filepath.Join(f.dir, pki.FleetKeyFile),

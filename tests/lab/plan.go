@@ -110,6 +110,7 @@ type ClientSpec struct {
 // ConnSpec is a client's IKE connection.
 type ConnSpec struct {
 	Cert  bool   // certificates both ways instead of a pre-shared key
+	EAP   string // the client's EAP method, EAPMSCHAPv2 or EAPTLS; the gateway has a certificate
 	ESP   string // one of ESPGCM, ESPCBC, or any strongSwan proposal; ESPGCM if empty
 	Encap bool   // force UDP encapsulation
 	DPD   string // dpd_delay, "0s" if empty
@@ -134,14 +135,11 @@ const (
 
 // String names the variant, "psk/encap/aes128gcm16-esn".
 func (c ConnSpec) String() string {
-	auth, way := "psk", "esp"
-	if c.Cert {
-		auth = "cert"
-	}
+	way := "esp"
 	if c.Encap {
 		way = "encap"
 	}
-	return fmt.Sprintf("%s/%s/%s", auth, way, c.esp())
+	return fmt.Sprintf("%s/%s/%s", c.auth(), way, c.esp())
 }
 
 func (c ConnSpec) esp() string {
