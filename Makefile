@@ -70,6 +70,13 @@ campaign: build ## drains, power cuts, false alarms and aborts by the dozen; abo
 lab-routers: build ## the fleet with BIRD and with FRR, IPv4 and IPv6 VIP; order of the withdraw; sessions under repeated cuts; names
 	$(BIN)/shadowlab run 'routers-*' 'withdraw-*' dns-follow
 
+.PHONY: shadowcastd-previous lab-upgrade
+shadowcastd-previous: ## a daemon that speaks the replication protocol before, to upgrade from
+	$(GO) build -tags previous_protocol -ldflags "-X main.version=previous" -o $(BIN)/shadowcastd-previous ./cmd/shadowcastd
+
+lab-upgrade: build shadowcastd-previous ## the upgrade of docs/operations.md, between two versions under traffic
+	$(BIN)/shadowlab run upgrade
+
 lab-more: build ## repairs by the audit, lifetimes across a takeover, strangers refused, the unit's capabilities, failing hardware
 	$(BIN)/shadowlab run 'audit-*' refusals unit-capabilities health-drain
 

@@ -14,10 +14,9 @@ import (
 )
 
 const (
-	// ProtocolVersion is the newest version of the stream that is spoken;
-	// MinProtocolVersion the oldest. Documents are packed since version 2, JSON
-	// in version 1; everything else is the same.
-	ProtocolVersion    = 2
+	// MinProtocolVersion is the oldest version of the stream that is spoken.
+	// Documents are packed since version 2, JSON in version 1; everything else is
+	// the same.
 	MinProtocolVersion = 1
 	packedSince        = 2
 

@@ -29,6 +29,8 @@ type Appliance struct {
 	Config *config.Config
 	// Wrap is put before the daemon's command line; to be set before Start.
 	Wrap []string
+	// Binary is the daemon, shadowcastd of BinDir if empty; to be set before Start.
+	Binary string
 
 	lab    *Lab
 	ns     *Netns
@@ -91,9 +93,12 @@ func (a *Appliance) Start() error {
 	if err := a.Prepare(); err != nil {
 		return err
 	}
-	bin, err := a.lab.binary("shadowcastd")
-	if err != nil {
-		return err
+	bin := a.Binary
+	if bin == "" {
+		var err error
+		if bin, err = a.lab.binary("shadowcastd"); err != nil {
+			return err
+		}
 	}
 	for _, d := range []string{a.runDir(), a.Config.StateDir} {
 		if err := os.MkdirAll(d, 0o700); err != nil {
