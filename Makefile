@@ -67,8 +67,8 @@ campaign: build ## drains, power cuts, false alarms and aborts by the dozen; abo
 	$(BIN)/shadowlab run 'campaign-*'
 	$(GO) run ./tests/summary cuts $(OUT)/lab/campaign-cuts-*/result.json
 
-lab-routers: build ## the fleet with BIRD and with FRR, IPv4 and IPv6 VIP; order of the withdraw; sessions under repeated cuts; names
-	$(BIN)/shadowlab run 'routers-*' 'withdraw-*' dns-follow
+lab-routers: build ## the fleet with BIRD and with FRR, IPv4 and IPv6 VIP; order of the withdraw; sessions under repeated cuts; names; redirects
+	$(BIN)/shadowlab run 'routers-*' 'withdraw-*' dns-follow redirect
 
 .PHONY: shadowcastd-previous lab-upgrade
 shadowcastd-previous: ## a daemon that speaks the replication protocol before, to upgrade from

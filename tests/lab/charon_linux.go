@@ -293,12 +293,13 @@ func (c *charon) loadGateway(p *ikePKI, s ConnSpec, pool string) error {
 
 // IKESA is one IKE_SA as charon lists it.
 type IKESA struct {
-	UniqueID  string   `json:"unique_id"`
-	State     string   `json:"state"`
-	SPIi      string   `json:"spi_i"`
-	SPIr      string   `json:"spi_r"`
-	LocalVIPs []string `json:"local_vips,omitempty"`
-	Children  []Child  `json:"children"`
+	UniqueID   string   `json:"unique_id"`
+	State      string   `json:"state"`
+	SPIi       string   `json:"spi_i"`
+	SPIr       string   `json:"spi_r"`
+	LocalVIPs  []string `json:"local_vips,omitempty"`
+	RemoteHost string   `json:"remote_host,omitempty"`
+	Children   []Child  `json:"children"`
 }
 
 // Child is one CHILD_SA as charon lists it.
@@ -332,7 +333,7 @@ func (c *charon) list() ([]IKESA, error) {
 }
 
 func parseSA(m *vici.Message) IKESA {
-	s := IKESA{UniqueID: str(m, "uniqueid"), State: str(m, "state"), SPIi: str(m, "initiator-spi"), SPIr: str(m, "responder-spi")}
+	s := IKESA{UniqueID: str(m, "uniqueid"), State: str(m, "state"), SPIi: str(m, "initiator-spi"), SPIr: str(m, "responder-spi"), RemoteHost: str(m, "remote-host")}
 	s.LocalVIPs, _ = m.Get("local-vips").([]string)
 	if cs, ok := m.Get("child-sas").(*vici.Message); ok {
 		for _, k := range cs.Keys() {

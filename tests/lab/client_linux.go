@@ -52,7 +52,11 @@ func (c *Client) Start(ctx context.Context) error {
 		c.lab.onClose(c.cap.close)
 	}
 	var err error
-	if c.charon, err = c.lab.startCharon(ctx, c.ns, c.Name, clientOptions, c.Spec.plugins()...); err != nil {
+	options := clientOptions
+	if c.Spec.NoRedirect {
+		options += "\n  follow_redirects = no"
+	}
+	if c.charon, err = c.lab.startCharon(ctx, c.ns, c.Name, options, c.Spec.plugins()...); err != nil {
 		return err
 	}
 	return c.loadConnection()

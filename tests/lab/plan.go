@@ -121,6 +121,8 @@ type ConnSpec struct {
 	// Reconnect starts a new session when DPD finds the gateway gone. Without it a
 	// lost session stays lost, so that no test takes a new one for the old.
 	Reconnect bool
+	// NoRedirect keeps the client from saying that it follows redirects (RFC 5685).
+	NoRedirect bool
 	// Initiator rekey times; off if empty.
 	ChildRekey, IKERekey string
 	// Gateway rekey times; off if empty.
