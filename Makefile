@@ -13,7 +13,7 @@ export GOFLAGS     ?= -trimpath
 
 VERSION ?=
 
-.PHONY: deps build deb generate test unit race lab lint fuzz sim sim-mutants bench bench-collect bench-hwhealth demo campaign lab-routers lab-more clean
+.PHONY: deps build deb generate test unit race lab lint fuzz sim sim-mutants bench bench-collect bench-hwhealth demo campaign lab-routers lab-more lab-partitions lab-upgrade shadowcastd-previous clean
 
 deps: ## install what Debian must provide, leaving no service running
 	$(SUDO) sh scripts/deps.sh
@@ -67,18 +67,20 @@ campaign: build ## drains, power cuts, false alarms and aborts by the dozen; abo
 	$(BIN)/shadowlab run 'campaign-*'
 	$(GO) run ./tests/summary cuts $(OUT)/lab/campaign-cuts-*/result.json
 
-lab-routers: build ## the fleet with BIRD and with FRR, IPv4 and IPv6 VIP; order of the withdraw; sessions under repeated cuts; names; redirects
-	$(BIN)/shadowlab run 'routers-*' 'withdraw-*' dns-follow redirect
+lab-routers: build ## the fleet with BIRD and with FRR, IPv4 and IPv6 VIP; order of the withdraw; sessions under repeated cuts; names
+	$(BIN)/shadowlab run 'routers-*' 'withdraw-*' dns-follow
 
-.PHONY: shadowcastd-previous lab-upgrade
 shadowcastd-previous: ## a daemon that speaks the replication protocol before, to upgrade from
 	$(GO) build -tags previous_protocol -ldflags "-X main.version=previous" -o $(BIN)/shadowcastd-previous ./cmd/shadowcastd
 
 lab-upgrade: build shadowcastd-previous ## the upgrade of docs/operations.md, between two versions under traffic
 	$(BIN)/shadowlab run upgrade
 
-lab-more: build ## repairs by the audit, lifetimes across a takeover, strangers refused, the unit's capabilities, failing hardware
-	$(BIN)/shadowlab run 'audit-*' refusals unit-capabilities health-drain
+lab-more: build ## repairs by the audit, lifetimes across a takeover, strangers refused, the unit's capabilities
+	$(BIN)/shadowlab run 'audit-*' refusals unit-capabilities
+
+lab-partitions: build ## a fleet that falls apart and comes together: partitions, claimants, ex-owners, restarts, a cold start, uneven paths
+	$(BIN)/shadowlab run 'partition-*' claimants ex-owner cold-start daemon-restart home-return registrars-leader takeover-loaded move-uneven-path
 
 clean: ## remove build results and lab output
 	rm -rf $(BIN) $(OUT)

@@ -75,12 +75,7 @@ func load(stk int16, add int32, n int32) asm.Instructions {
 // ipv4UDP passes all but first fragments of IPv4 UDP, and leaves the offset of the
 // UDP header in rOff and the headers on the stack.
 func ipv4UDP() asm.Instructions {
-	ins := asm.Instructions{asm.Mov.Reg(rCtx, asm.R1), asm.Mov.Imm(rOff, 0)}
-	ins = append(ins, load(stkL2, 0, 34)...)
-	ins = append(ins,
-		asm.LoadMem(asm.R1, asm.RFP, stkL2+12, asm.Half),
-		asm.HostTo(asm.BE, asm.R1, asm.Half),
-		asm.JNE.Imm(asm.R1, 0x0800, vxOut),
+	ins := append(onlyIPv4(),
 		asm.LoadMem(asm.R1, asm.RFP, stkL2+23, asm.Byte),
 		asm.JNE.Imm(asm.R1, 17, vxOut),
 		asm.LoadMem(asm.R1, asm.RFP, stkL2+20, asm.Half),
@@ -183,27 +178,62 @@ func (n *Netns) DropWithin(dev string, hook Hook, p netip.Prefix) (*Filter, erro
 	return n.attach(dev, hook, math.MaxUint64, func(s *ebpf.Map) asm.Instructions { return withinProgram(p, s) })
 }
 
-func withinProgram(p netip.Prefix, state *ebpf.Map) asm.Instructions {
-	a := p.Masked().Addr().As4()
-	want, mask := binary.BigEndian.Uint32(a[:]), uint32(math.MaxUint32)<<(32-p.Bits())
+// DropFrom drops IPv4 packets from the given addresses.
+func (n *Netns) DropFrom(dev string, hook Hook, from ...netip.Addr) (*Filter, error) {
+	return n.attach(dev, hook, math.MaxUint64, func(s *ebpf.Map) asm.Instructions { return fromProgram(from, s) })
+}
+
+// Where an IPv4 packet's addresses lie in the frame.
+const (
+	srcOff int16 = 26
+	dstOff int16 = 30
+)
+
+// onlyIPv4 passes everything else and leaves the Ethernet and IPv4 header on the stack.
+func onlyIPv4() asm.Instructions {
 	ins := asm.Instructions{asm.Mov.Reg(rCtx, asm.R1), asm.Mov.Imm(rOff, 0)}
 	ins = append(ins, load(stkL2, 0, 34)...)
-	ins = append(ins,
+	return append(ins,
 		asm.LoadMem(asm.R1, asm.RFP, stkL2+12, asm.Half),
 		asm.HostTo(asm.BE, asm.R1, asm.Half),
 		asm.JNE.Imm(asm.R1, 0x0800, vxOut),
 	)
-	for _, off := range []int16{26, 30} { // source, destination
+}
+
+// loadAddr puts an address into R1, in host order.
+func loadAddr(off int16) asm.Instructions {
+	return asm.Instructions{asm.LoadMem(asm.R1, asm.RFP, stkL2+off, asm.Word), asm.HostTo(asm.BE, asm.R1, asm.Word)}
+}
+
+func word(a netip.Addr) int32 {
+	b := a.As4()
+	return int32(binary.BigEndian.Uint32(b[:]))
+}
+
+func withinProgram(p netip.Prefix, state *ebpf.Map) asm.Instructions {
+	mask := uint32(math.MaxUint32) << (32 - p.Bits())
+	ins := onlyIPv4()
+	for _, off := range []int16{srcOff, dstOff} {
+		ins = append(ins, loadAddr(off)...)
 		ins = append(ins,
-			asm.LoadMem(asm.R1, asm.RFP, stkL2+off, asm.Word),
-			asm.HostTo(asm.BE, asm.R1, asm.Word),
 			asm.Mov.Imm32(asm.R2, int32(mask)),
 			asm.And.Reg(asm.R1, asm.R2),
-			asm.Mov.Imm32(asm.R2, int32(want)),
+			asm.Mov.Imm32(asm.R2, word(p.Masked().Addr())),
 			asm.JNE.Reg(asm.R1, asm.R2, vxOut),
 		)
 	}
 	return append(ins, dropTail(state)...)
+}
+
+func fromProgram(from []netip.Addr, state *ebpf.Map) asm.Instructions {
+	const hit = "hit"
+	ins := append(onlyIPv4(), loadAddr(srcOff)...)
+	for _, a := range from {
+		ins = append(ins, asm.Mov.Imm32(asm.R2, word(a)), asm.JEq.Reg(asm.R1, asm.R2, hit))
+	}
+	tail := dropTail(state)
+	tail[0] = tail[0].WithSymbol(hit)
+	return append(append(ins, asm.Ja.Label(vxOut)), tail...)
 }
 
 func newState(left uint64) (*ebpf.Map, error) {

@@ -33,6 +33,9 @@ func (f *fleet) swanctlDir() string { return filepath.Join(f.dir, "swanctl") }
 // HomeSlots are the numbers of the home slots of the n-th appliance.
 func (l *Lab) HomeSlots(a *Appliance) []sa.Slot {
 	var out []sa.Slot
+	if len(l.opt.Homes) > 0 && !slices.Contains(l.opt.Homes, a.Name) {
+		return nil
+	}
 	for i := range l.opt.SlotsPerAppliance {
 		out = append(out, sa.Slot((a.N-1)*l.opt.SlotsPerAppliance+i+1))
 	}

@@ -166,6 +166,8 @@ type Options struct {
 	Probe config.Probe
 	// SlotsPerAppliance is how many home slots each has; 2 if 0.
 	SlotsPerAppliance int
+	// Homes are the appliances that have home slots; all if empty.
+	Homes []string
 	// Conn is what the gateways offer; clients take theirs from it where Options
 	// leaves Clients empty.
 	Conn ConnSpec
