@@ -260,7 +260,8 @@ func (c *Core) onClaim(s *slot, owner Node, t sa.Ticket, life uint64) {
 // lose ends an ownership that somebody with a higher ticket has taken.
 func (c *Core) lose(s *slot, why string) {
 	c.closeFence(s)
-	s.role, s.move, s.refeeding, s.renewing = RoleNone, nil, false, time.Time{}
+	c.giveUp(s, why)
+	s.role, s.refeeding, s.renewing = RoleNone, false, time.Time{}
 	s.activateBy = time.Time{}
 	c.release(s)
 	s.rebuildAfter, s.keepTwin = true, false
@@ -357,7 +358,8 @@ func (c *Core) onYield(s *slot, from Node, m Message) {
 }
 
 func (c *Core) refeed(s *slot, why string) {
-	s.yieldTo, s.refeeding, s.move = "", true, nil
+	c.giveUp(s, why)
+	s.yieldTo, s.refeeding = "", true
 	c.report(ActReport{Slot: s.cfg.Slot, Kind: "refeed", Warn: true, Text: "charon is restarted and refilled in place", Reason: why})
 	c.emit(ActRefeed{Slot: s.cfg.Slot})
 }

@@ -367,7 +367,8 @@ func (c *Core) thaw(gap time.Duration) {
 // resume makes an owner that may have been overtaken listen before it opens
 // its fence again.
 func (c *Core) resume(s *slot, why string) {
-	s.role, s.move, s.fence = RoleResuming, nil, fenceState{}
+	c.giveUp(s, why)
+	s.role, s.fence = RoleResuming, fenceState{}
 	s.resumeFrom, s.resumeAt = c.now, c.now.Add(c.cfg.ResumeGrace)
 	c.report(ActReport{Slot: s.cfg.Slot, Kind: "frozen", Warn: true, Text: "listening for a higher claim before going on", Reason: why})
 }

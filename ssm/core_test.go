@@ -156,6 +156,46 @@ func TestTargetDiesInEveryPhase(t *testing.T) {
 	}
 }
 
+// Whoever asked for a move waits for its end: whatever takes the slot away meanwhile,
+// there is one.
+func TestEveryMoveEnds(t *testing.T) {
+	interrupt := map[string]func(*fleet){
+		"another claims":      func(f *fleet) { cutOff(f, "n0", "n2") },
+		"the target claims":   func(f *fleet) { cutOff(f, "n0", "n1") },
+		"the fence was shut":  func(f *fleet) { f.step(f.node("n0"), EvFenceShut{1}) },
+		"charon of the owner": func(f *fleet) { f.step(f.node("n0"), EvCharonDied{Slot: 1}) },
+	}
+	for what, do := range interrupt {
+		for after := time.Duration(0); after < 400*time.Millisecond; after += 10 * time.Millisecond {
+			f := newFleet(7, 3, 1)
+			settled(t, f)
+			f.step(f.node("n0"), EvMove{Slot: 1, To: "n1", ID: 1, Reason: "test"})
+			f.run(after)
+			do(f)
+			f.run(6 * time.Second)
+			check(t, f)
+			var ends []string
+			for _, r := range f.reports {
+				if r.node == "n0" && r.Move == 1 && (r.Phase == "aborted" || r.Phase == "done" || r.Phase == "refused") {
+					ends = append(ends, r.Phase+": "+r.Reason)
+				}
+			}
+			if len(ends) != 1 {
+				t.Fatalf("%s %s into the move: it ended %d times: %q\n%s", what, after, len(ends), ends, f.trace())
+			}
+		}
+	}
+}
+
+// cutOff lets nobody hear n for a while, and packets for its slot come to heir.
+func cutOff(f *fleet, n, heir Node) {
+	f.partition([]Node{n}, true)
+	f.run(time.Second)
+	f.step(f.node(heir), EvUndeliverable{1})
+	f.run(time.Second)
+	f.partition([]Node{n}, false)
+}
+
 func TestFrozenOwnerListensFirst(t *testing.T) {
 	f := newFleet(8, 3, 3)
 	settled(t, f)

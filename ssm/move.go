@@ -228,12 +228,21 @@ func (c *Core) holdFor(s *slot, to Node) (time.Duration, string) {
 
 func (c *Core) abort(s *slot, why string) {
 	m := s.move
+	c.giveUp(s, why)
+	c.send(m.to, Message{Kind: KindAbort, Slot: s.cfg.Slot, Move: m.id, Reason: why})
+	c.steer(s)
+}
+
+// giveUp ends the move of s, if there is one, and says so: somebody waits for it.
+func (c *Core) giveUp(s *slot, why string) {
+	m := s.move
+	if m == nil {
+		return
+	}
 	c.report(ActReport{Slot: s.cfg.Slot, Kind: "move", Move: m.id, Drain: m.drain, Phase: "aborted", Warn: true,
 		Text: "move to " + string(m.to) + " given up in phase " + string(m.phase), Reason: why})
 	c.drainFailed(m)
-	c.send(m.to, Message{Kind: KindAbort, Slot: s.cfg.Slot, Move: m.id, Reason: why})
 	s.move = nil
-	c.steer(s)
 }
 
 // onTake runs at the target: open, take what comes, hold what goes out.
