@@ -392,10 +392,10 @@ func TestRenewalWaitsForShadowsThatAreNotArmedYet(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	tell := func(armed sa.Ticket) (rearm, preset bool) {
+	tell := func(armed sa.Ticket, up bool) (rearm, preset bool) {
 		now = now.Add(50 * time.Millisecond)
 		c.Step(EvMessage{"n1", Message{Kind: KindProbe, Report: &Report{Incarnation: 3, Hears: []Node{"n0"},
-			Slots: []SlotReport{{Slot: 1, Owner: "n0", OwnerTicket: 5, OwnerLife: 1, Up: true, Armed: armed}}}}}, now)
+			Slots: []SlotReport{{Slot: 1, Owner: "n0", OwnerTicket: 5, OwnerLife: 1, Up: up, Armed: armed}}}}}, now)
 		for _, a := range c.Step(EvTick{}, now) {
 			switch x := a.(type) {
 			case ActSend:
@@ -408,16 +408,20 @@ func TestRenewalWaitsForShadowsThatAreNotArmedYet(t *testing.T) {
 	}
 	c.Step(EvAdopted{Slot: 1, Ticket: 5}, now) // knows no life of n1: it will rise
 	for range 12 {
-		tell(0)
+		tell(0, true)
 	}
 	c.Step(EvMessage{"n1", Message{Kind: KindGrant, Slot: 1, Ticket: 9, Incarnation: 1}}, now)
-	if rearm, preset := tell(0); !rearm || preset {
+	if rearm, preset := tell(0, true); !rearm || preset {
 		t.Errorf("n1 is not armed: asked to rise %v, went on %v; want true, false", rearm, preset)
 	}
-	if rearm, preset := tell(7); !rearm || preset {
+	// What it said last is older than what it may have been granted since.
+	if rearm, preset := tell(0, false); !rearm || preset {
+		t.Errorf("n1 is not up: asked to rise %v, went on %v; want true, false", rearm, preset)
+	}
+	if rearm, preset := tell(7, true); !rearm || preset {
 		t.Errorf("n1 is armed below: asked to rise %v, went on %v; want true, false", rearm, preset)
 	}
-	if _, preset := tell(10); !preset {
+	if _, preset := tell(10, true); !preset {
 		t.Error("n1 is armed above, and the owner does not go on")
 	}
 }

@@ -220,6 +220,23 @@ func TestADeadShadowIsReplacedAtOnceAndItsTicketCounts(t *testing.T) {
 }
 
 // Nobody at all is never wanted: what there is stays.
+// What shadowed the slot goes on shadowing it, and so does its old owner: a new set
+// would cost all cover at once.
+func TestANewOwnerKeepsTheSet(t *testing.T) {
+	c := joined(t)
+	c.tell("n0", SlotReport{Owner: "n0", OwnerTicket: 1, Set: []Node{"n1", "n2"}, Version: 4})
+	c.Step(EvLiveness{"n0", false}, c.now)
+	for range 100 {
+		c.now = c.now.Add(50 * time.Millisecond)
+		c.Step(EvUndeliverable{1}, c.now)
+		c.Step(EvTick{}, c.now)
+	}
+	if c.Role(1) != RoleOwner {
+		t.Fatalf("it is %s, want the owner of a slot whose owner is silent", c.Role(1))
+	}
+	c.want("after the takeover", []Node{"n2", "n0"}, nil)
+}
+
 func TestAnEmptyWishChangesNothing(t *testing.T) {
 	c := owns(t)
 	c.Step(EvShadowSet{1, nil}, c.now)

@@ -122,8 +122,9 @@ func (c *Core) tickRenew(s *slot) {
 	if c.now.Sub(s.renewing) <= rearmPatience {
 		waiting := false
 		for _, n := range c.followers(s) {
-			// One that is not armed may have its ticket on the way.
-			if r := c.peers[n].slots[s.cfg.Slot]; c.alive(n) && r.Armed < s.granted && (r.Armed != 0 || r.Up) {
+			// One that is not armed, or was not up when it last spoke, may have its ticket
+			// by now.
+			if r := c.peers[n].slots[s.cfg.Slot]; c.alive(n) && r.Armed < s.granted {
 				c.send(n, Message{Kind: KindRearm, Slot: s.cfg.Slot, Ticket: s.granted})
 				waiting = true
 			}
