@@ -185,14 +185,14 @@ var failedTest = regexp.MustCompile(`(?m)^\s*--- FAIL: (\S+)`)
 // returns the first test that fails there.
 func (m mutant) test(root, overlay string) (string, error) {
 	run := func(args ...string) ([]byte, error) {
-		cmd := exec.Command("go", append([]string{"test", "-run", m.tests}, append(args, m.suite)...)...)
+		cmd := exec.Command("go", append([]string{"test", "-run", m.tests}, args...)...)
 		cmd.Dir = root
 		return cmd.CombinedOutput()
 	}
-	if b, err := run(); err != nil {
+	if b, err := run(m.suite); err != nil {
 		return "", fmt.Errorf("test %s without the mutant: %w\n%s", m.suite, err, b)
 	}
-	args := []string{"-overlay", overlay}
+	args := []string{"-overlay", overlay, m.suite}
 	files, _ := filepath.Glob(filepath.Join(root, m.suite, "*_test.go")) // the pattern is well formed
 	for _, f := range files {
 		if b, err := os.ReadFile(f); err == nil && bytes.Contains(b, []byte(`"pgregory.net/rapid"`)) {
