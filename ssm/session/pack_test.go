@@ -48,6 +48,7 @@ func TestPackedFormRefused(t *testing.T) {
 		{append(bytes.Clone(b), 0), "1 octets follow the document"},
 		{change(func(b []byte) []byte { b[1] |= 0x80; return append(b[:2:2], append([]byte{0}, b[2:]...)...) }), "not in its shortest form"},
 		{change(func(b []byte) []byte { b[2+id] = 0; return b }), "$.slot: 0 is no slot"},
+		{change(func(b []byte) []byte { b[3] = 0xff; return b }), "session id is not UTF-8"},
 		{make([]byte, MaxSize+1), "at most"},
 	} {
 		if _, err := Unpack(x.raw); err == nil || !strings.Contains(err.Error(), x.want) {

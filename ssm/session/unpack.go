@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"time"
+	"unicode/utf8"
 
 	"github.com/shadowcast/shadowcast/sa"
 	"github.com/shadowcast/shadowcast/sa/charon"
@@ -107,8 +108,14 @@ func (u *unpacker) count(what string, most int) int {
 	return int(n)
 }
 
+// text reads UTF-8: JSON, the other form of a document, knows no other text.
 func (u *unpacker) text(what string) string {
-	return intern(u.take(u.count("octets of "+what, maxText)))
+	b := u.take(u.count("octets of "+what, maxText))
+	if !utf8.Valid(b) {
+		u.fail(fmt.Errorf("%s is not UTF-8", what))
+		return ""
+	}
+	return intern(b)
 }
 
 func (u *unpacker) secret(what string) Secret {
