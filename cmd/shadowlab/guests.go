@@ -20,8 +20,8 @@ import (
 	"github.com/shadowcast/shadowcast/tests/uml"
 )
 
-// inGuests plays the scenarios inside user-mode Linux. Each of n guests takes the next
-// scenario that none has begun, the longest first.
+// inGuests plays the scenarios inside user-mode Linux. Each of several guests takes the
+// next scenario that none has begun, the longest first.
 func inGuests(cmd *cobra.Command, r *lab.Runner, memory string, n int, ss []lab.Scenario) error {
 	self, err := os.Executable()
 	if err != nil {
@@ -32,7 +32,9 @@ func inGuests(cmd *cobra.Command, r *lab.Runner, memory string, n int, ss []lab.
 		return fmt.Errorf("make a directory for the guests to share scenarios in: %w", err)
 	}
 	defer os.RemoveAll(share)
-	ss = slices.SortedStableFunc(slices.Values(ss), func(a, b lab.Scenario) int { return cmp.Compare(b.Timeout, a.Timeout) })
+	if n > 1 {
+		ss = slices.SortedStableFunc(slices.Values(ss), func(a, b lab.Scenario) int { return cmp.Compare(b.Timeout, a.Timeout) })
+	}
 	out := &lineWriter{w: cmd.OutOrStdout()}
 	errs := make([]error, min(max(n, 1), len(ss)))
 	var wg sync.WaitGroup
@@ -64,6 +66,9 @@ func inGuest(ctx context.Context, self string, r *lab.Runner, share, memory stri
 	}
 	if r.Verbose {
 		argv = append(argv, "-v")
+	}
+	if !r.Until.IsZero() {
+		argv = append(argv, "--within", max(time.Until(r.Until), time.Nanosecond).String())
 	}
 	limit := time.Minute
 	for _, s := range ss {

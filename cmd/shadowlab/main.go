@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -48,15 +49,23 @@ func command() *cobra.Command {
 	var r lab.Runner
 	var memory string
 	var guests int
+	var slowest, within time.Duration
 	run := &cobra.Command{Use: "run [PATTERN...]", Short: "Play the scenarios whose names match, all by default", RunE: func(cmd *cobra.Command, patterns []string) error {
 		ss, err := lab.Select(patterns)
 		if err != nil {
 			return err
 		}
+		r.Log = cmd.OutOrStdout()
+		if within > 0 {
+			r.Until = time.Now().Add(within)
+		}
 		if uml.Missing(need) != 0 && !uml.InGuest() && uml.Available() {
+			if why, err := tooSlow(slowest); err != nil || why != "" {
+				r.SkipAll(ss, why)
+				return err
+			}
 			return inGuests(cmd, &r, memory, guests, ss)
 		}
-		r.Log = cmd.OutOrStdout()
 		_, failed, err := r.RunAll(cmd.Context(), ss)
 		if err == nil && failed {
 			err = errFailed
@@ -69,9 +78,24 @@ func command() *cobra.Command {
 	run.Flags().StringVar(&r.Share, "share", "", "`DIR`ectory in which several runs of the same scenarios agree who plays what")
 	run.Flags().IntVar(&r.Retries, "retries", 0, "play a scenario that failed up to `N` times more; every attempt is told")
 	run.Flags().IntVar(&guests, "guests", 1, "user-mode Linux guests side by side, one processor each")
+	run.Flags().DurationVar(&slowest, "slowest", 0, "skip scenarios that need a guest where one stop of a traced process takes longer (0: never)")
+	run.Flags().DurationVar(&within, "within", 0, "skip scenarios not begun when this time is over (0: never)")
 	run.Flags().StringVar(&memory, "memory", uml.DefaultMemory, "memory of the user-mode Linux guest")
 	root.AddCommand(list, run, demoCommand(), benchCommand())
 	return root
+}
+
+// tooSlow says what is missing where this machine is too slow for guests: there
+// every timer of routers and IKE runs out, whatever is tested.
+func tooSlow(slowest time.Duration) (why string, err error) {
+	if slowest == 0 {
+		return "", nil
+	}
+	round, err := uml.Round()
+	if err != nil || round <= slowest {
+		return "", err
+	}
+	return fmt.Sprintf("missing capability speed: a stop of a traced process takes %s here, a guest may need %s at most", round, slowest), nil
 }
 
 // exitOf turns a guest's exit status into an error; it has said why itself.

@@ -25,7 +25,7 @@ type Scenario struct {
 	Need uml.Need // beyond what every lab needs (network namespaces, BPF)
 	// Options of the lab that Run gets; OutDir and BinDir are the runner's.
 	Options Options
-	Timeout time.Duration // 2 minutes if 0
+	Timeout time.Duration // 4 minutes if 0
 	// Bench scenarios measure; they are played only when they are named.
 	Bench bool
 	Run   func(*T, *Lab)
@@ -40,7 +40,7 @@ func Register(s Scenario) {
 		panic("lab: bad or duplicate scenario name " + s.Name)
 	}
 	if s.Timeout == 0 {
-		s.Timeout = 2 * time.Minute
+		s.Timeout = 4 * time.Minute
 	}
 	registry = append(registry, s)
 }
@@ -90,6 +90,9 @@ type Runner struct {
 	// attempt is told: a guest that shares its processor with others may starve a
 	// BFD session that is well.
 	Retries int
+	// Until is when no further scenario, nor attempt at one, begins: what is left is
+	// skipped. Never, if zero.
+	Until time.Time
 }
 
 // Result is what one scenario came to; written as result.json.
@@ -257,7 +260,7 @@ func (r *Runner) attempts(ctx context.Context, s Scenario) (Result, error) {
 	for n := 1; ; n++ {
 		res, err := r.Run(ctx, s)
 		res.Attempts = n
-		if res.Passed || res.Skipped != "" || n > r.Retries || err != nil || ctx.Err() != nil {
+		if res.Passed || res.Skipped != "" || n > r.Retries || err != nil || ctx.Err() != nil || r.late() {
 			fmt.Fprintln(r.Log, res.Line())
 			fmt.Fprint(r.Log, res.Table)
 			return res, err
@@ -266,6 +269,16 @@ func (r *Runner) attempts(ctx context.Context, s Scenario) (Result, error) {
 		if err := os.Rename(filepath.Join(r.Out, s.Name), filepath.Join(r.Out, fmt.Sprintf("%s.attempt-%d", s.Name, n))); err != nil {
 			return res, fmt.Errorf("keep the artefacts of attempt %d: %w", n, err)
 		}
+	}
+}
+
+// late reports whether nothing may begin any more.
+func (r *Runner) late() bool { return !r.Until.IsZero() && time.Now().After(r.Until) }
+
+// SkipAll tells that scenarios are skipped, and why.
+func (r *Runner) SkipAll(ss []Scenario, why string) {
+	for _, s := range ss {
+		fmt.Fprintln(r.Log, Result{Name: s.Name, Skipped: why}.Line())
 	}
 }
 
@@ -349,6 +362,11 @@ func (r *Runner) RunAll(ctx context.Context, ss []Scenario) (results []Result, f
 			errs = append(errs, err)
 			break
 		} else if !mine {
+			continue
+		}
+		if r.late() {
+			r.SkipAll([]Scenario{s}, "missing capability time: the suite's time for the lab was over before this one's turn came")
+			results, skipped = append(results, Result{Name: s.Name}), skipped+1
 			continue
 		}
 		res, err := r.attempts(ctx, s)

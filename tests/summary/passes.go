@@ -202,11 +202,11 @@ const shadowlab = "bin/shadowlab"
 
 var verdicts = map[string]verdict{"PASS": passed, "FAIL": failed, "SKIP": skipped}
 
-// lab plays scenarios.
-func (r *runner) lab(patterns []string) error {
+// lab plays scenarios, with more arguments for shadowlab.
+func (r *runner) lab(args ...string) error {
 	r.say("lab scenarios")
 	n := 0
-	exit, err := r.stream(r.command(shadowlab, append([]string{"run", "--guests", "2", "--retries", "2"}, patterns...)...), func(p io.Reader) error {
+	exit, err := r.stream(r.command(shadowlab, append([]string{"run"}, args...)...), func(p io.Reader) error {
 		s := bufio.NewScanner(p)
 		s.Buffer(nil, 1<<20)
 		for s.Scan() {
