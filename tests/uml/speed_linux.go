@@ -12,7 +12,7 @@ import (
 // Round is the time one stop of a traced process takes on this machine, from letting
 // it go to having it stopped again: user-mode Linux pays it at least once for each
 // system call, fault and interrupt inside a guest, so it says how fast a guest is.
-// Idle hardware takes 2-5 µs, a virtual machine 5-20, a nested one up to 45. The
+// Hardware takes 3-10 µs, a nested virtual machine 25-70. The
 // smallest of several samples counts: what else runs here only adds to it.
 func Round() (time.Duration, error) {
 	// Only the thread that began to trace may go on (ptrace(2)).
