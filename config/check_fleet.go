@@ -45,6 +45,7 @@ func (c *collector) fleet(r *rawFleet) Fleet {
 	}
 	c.addresses(&f)
 	f.ShadowSets = c.shadowSets(&r.ShadowSets)
+	f.Tiers = c.tiers(&r.Tiers)
 	if len(c.problems) == 0 {
 		f.selectShadows()
 	}

@@ -71,6 +71,7 @@ type Fleet struct {
 	Registrars []string
 	Slots      []Slot
 	ShadowSets ShadowSets
+	Tiers      Tiers
 	Probe      Probe
 	Handover   Handover
 	// DeadMan is how long the fence of an active slot that has a ready shadow

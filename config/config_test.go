@@ -83,10 +83,11 @@ func TestExampleTellsDefaults(t *testing.T) {
 	}
 	full := mustParse(t, strings.Join(lines, "\n"))
 	if full.Metrics.String() != "127.0.0.1:9501" || full.Operator.String() != "192.0.2.11:4505" || full.BGP.Peers[0].PasswordFile == "" || full.DNS.TTL != 30*time.Second || len(full.DNS.Names) != 1 ||
-		full.Redirect != (Redirect{"203.0.113.1", RedirectNever, 10}) {
+		full.Redirect != (Redirect{"203.0.113.1", RedirectNever, 10}) || len(full.Fleet.Tiers.Rules) != 2 || full.Fleet.Tiers.Default != "standard" {
 		t.Fatal("the optional keys were not uncommented")
 	}
 	full.Metrics, full.Operator, full.BGP.Peers[0].PasswordFile, full.DNS, full.Redirect = netip.AddrPort{}, netip.AddrPort{}, "", DNS{}, Redirect{}
+	full.Fleet.Tiers = Tiers{}
 	if !reflect.DeepEqual(plain, full) {
 		t.Errorf("with the shown defaults:\n%+v\nwithout:\n%+v", full, plain)
 	}
@@ -251,6 +252,9 @@ var wrongs = []wrong{
 	{"sets that change too fast", "  # probe:\n", "  shadow_sets: {replace_after: 10ms, settle: 25h, change_every: soon}\n  # probe:\n"},
 	{"negative weight", "  # probe:\n", "  shadow_sets: {load: -1, margin: .nan}\n  # probe:\n"},
 	{"text for a weight", "  # probe:\n", "  shadow_sets: {latency: low}\n  # probe:\n"},
+	{"tier unknown", "  # probe:\n", "  tiers: {default: gold, rules: [{connection: a, tier: silver}]}\n  # probe:\n"},
+	{"tier without pattern", "  # probe:\n", "  tiers: {rules: [{tier: basic}]}\n  # probe:\n"},
+	{"tier of too many shadows", "  # probe:\n", "  tiers: {shadows: {premium: 4, basic: 0}}\n  # probe:\n"},
 	{"four shadows", "shadows: [fra, lhr]", "shadows: [fra, lhr, fra, lhr]"},
 	{"pool overlaps", "10.3.0.0/16", "10.2.128.0/24"},
 	{"pool overlaps a later one", "10.1.0.0/16", "10.0.0.0/12"},

@@ -35,6 +35,8 @@ var defaults = map[reflect.Type]section{
 	reflect.TypeFor[rawPKI]():        {"ca": pkiDir + "/ca.crt"},
 	reflect.TypeFor[rawFleet]():      {"probe": section{}, "handover": section{}, "shadow_sets": section{}, "dead_man": "1s"},
 	reflect.TypeFor[rawShadowSets](): {"size": 2, "dispersion": 1.0, "load": 1.0, "latency": 1.0, "margin": 0.2, "dynamic": true, "replace_after": "30s", "settle": "5m", "change_every": "30m"},
+	reflect.TypeFor[rawTiers]():      {"default": "standard", "shadows": section{}},
+	reflect.TypeFor[rawTierSizes]():  tierSizes,
 	reflect.TypeFor[rawAppliance]():  {"replication_port": 4501, "probe_port": 4502, "registrar_port": 4503, "gossip_port": 4504},
 	reflect.TypeFor[rawProbe]():      {"interval": "50ms", "lost": 3},
 	reflect.TypeFor[rawHandover]():   {"hold_cap": "100ms", "drain_time": "1m", "drain_rate": 60, "stop_drain": "0s", "rekey_spread": "10m", "audit_interval": "1m", "shed_load": 85, "return_damping": "15m", "hold_down": "2m"},

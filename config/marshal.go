@@ -52,6 +52,7 @@ func (c *Config) raw() *rawConfig {
 				ReturnDamping: duration(short(c.Fleet.Handover.ReturnDamping)),
 			},
 			ShadowSets: c.Fleet.ShadowSets.raw(),
+			Tiers:      c.Fleet.Tiers.raw(),
 			DeadMan:    duration(short(c.Fleet.DeadMan)),
 		},
 	}

@@ -50,6 +50,7 @@ type rawFleet struct {
 	Registrars []string       `yaml:"registrars"`
 	Slots      []rawSlot      `yaml:"slots"`
 	ShadowSets rawShadowSets  `yaml:"shadow_sets"`
+	Tiers      rawTiers       `yaml:"tiers,omitempty"`
 	Probe      rawProbe       `yaml:"probe"`
 	Handover   rawHandover    `yaml:"handover"`
 	DeadMan    duration       `yaml:"dead_man"`

@@ -53,6 +53,12 @@ type (
 		Slot    sa.Slot
 		Shadows []Node
 	}
+	// ActCover says which shadow shall hold every session of Slot first: the target of
+	// a move; "" for the owner's own order. Answered by EvCover where that changes it.
+	ActCover struct {
+		Slot  sa.Slot
+		First Node
+	}
 	// ActPlace gives Slot a place here, for a twin: namespace and charon. Answered by
 	// EvSlotUp or EvSlotDown.
 	ActPlace struct{ Slot sa.Slot }
@@ -198,6 +204,7 @@ func (ActNewClients) action() {}
 func (ActHold) action()       {}
 func (ActRelease) action()    {}
 func (ActOwn) action()        {}
+func (ActCover) action()      {}
 func (ActFeed) action()       {}
 func (ActPlace) action()      {}
 func (ActLeave) action()      {}

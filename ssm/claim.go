@@ -153,8 +153,8 @@ func (c *Core) ownerGone(s *slot) (string, time.Time) {
 	return "", time.Time{}
 }
 
-// before counts the living shadows that may claim before this one: those that
-// have more of what the owner told, then the fitter, and among equals those with a
+// before counts the living shadows that may claim before this one: those that hold
+// more of the sessions, then those that have more of what the owner told, then the fitter, and among equals those with a
 // lower ticket. Where two disagree both may claim, and the higher ticket wins as
 // always.
 func (c *Core) before(s *slot) int {
@@ -168,7 +168,7 @@ func (c *Core) before(s *slot) int {
 		if t.OwnerTicket == s.ticket {
 			seen = t.Seen
 		}
-		if cmp.Or(cmp.Compare(s.seen, seen), cmp.Compare(c.rank(o), own), cmp.Compare(t.Armed, s.armed)) < 0 {
+		if cmp.Or(cmp.Compare(s.rankOf(o), s.rankOf(c.cfg.Self)), cmp.Compare(s.seen, seen), cmp.Compare(c.rank(o), own), cmp.Compare(t.Armed, s.armed)) < 0 {
 			n++
 		}
 	}
@@ -187,6 +187,7 @@ func (c *Core) claim(s *slot, why string, detection time.Duration, takeover bool
 	s.role = RoleOwner
 	s.evidence, s.unheard, s.orphan = time.Time{}, false, time.Time{}
 	clear(s.replicas)
+	s.cover = nil
 	c.beginSet(s, was)
 	c.keepOpen(s)
 	c.steer(s)
@@ -336,7 +337,8 @@ func (c *Core) charonDied(s *slot) {
 	}
 	c.closeFence(s)
 	s.up = false
-	if ready := c.readyShadows(s); len(ready) > 0 {
+	// One that holds but a part would end the other sessions.
+	if ready := slices.DeleteFunc(c.readyShadows(s), func(n Node) bool { return !s.whole(n) }); len(ready) > 0 {
 		s.yieldTo, s.yieldUntil = ready[0], c.now.Add(yieldPatience)
 		c.report(ActReport{Slot: s.cfg.Slot, Kind: "charon", Warn: true, Text: "asking " + string(s.yieldTo) + " to take over", Reason: "charon of the active slot died"})
 		c.steer(s)

@@ -63,6 +63,9 @@ type slot struct {
 	set     []Node
 	version uint64
 
+	// cover are its shadows by how many of its sessions they hold; empty: all hold all.
+	cover []Node
+
 	// As a shadow.
 	armed        sa.Ticket // may claim with it: granted and preset
 	seen         uint64    // the owner's last change that the twin here has
@@ -223,6 +226,8 @@ func (c *Core) onSlotEvent(ev Event) {
 		})
 	case EvReplica:
 		c.with(e.Slot, func(s *slot) { s.replicas[e.Shadow] = e.Ready && slices.Contains(s.fed, e.Shadow) })
+	case EvCover:
+		c.with(e.Slot, func(s *slot) { c.onCover(s, e.Order) })
 	case EvShadowSet:
 		c.with(e.Slot, func(s *slot) { c.onShadowSet(s, e) })
 	case EvIssued:

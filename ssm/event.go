@@ -173,6 +173,13 @@ type (
 		Stayed int    // cannot be told
 		Err    string // why not all were tried, "" if they were
 	}
+	// EvCover says, at the owner of Slot, which shadows hold the most of its sessions:
+	// the first holds all, each other one no more than the one before. Empty: all hold
+	// all.
+	EvCover struct {
+		Slot  sa.Slot
+		Order []Node
+	}
 	// EvTunnel says whether packets can be forwarded to Node in the fabric.
 	EvTunnel struct {
 		Node Node
@@ -208,4 +215,5 @@ func (EvStanding) event()      {}
 func (EvLoad) event()          {}
 func (EvEntry) event()         {}
 func (EvRedirected) event()    {}
+func (EvCover) event()         {}
 func (EvTunnel) event()        {}

@@ -84,6 +84,7 @@ func (c *Core) moveAsked(s *slot, e EvMove) {
 			id = uint64(c.now.UnixNano())
 		}
 		s.move = &move{id: id, to: e.To, reason: e.Reason, began: c.now, drain: e.Drain, sessions: c.fit.bySlot[s.cfg.Slot]}
+		c.coverMove(s)
 		c.enter(s, phasePrepare, e.Reason)
 	}
 }
@@ -105,7 +106,11 @@ func (c *Core) tickMove(s *slot) {
 	if m == nil {
 		return
 	}
-	late := c.now.Sub(m.since) > patience[m.phase]
+	allowed := patience[m.phase]
+	if m.phase == phasePrepare && !s.whole(m.to) {
+		allowed += coverPatience
+	}
+	late := c.now.Sub(m.since) > allowed
 	switch m.phase {
 	case phasePrepare:
 		why := c.notPrepared(s, m)
@@ -165,6 +170,9 @@ func (c *Core) notPrepared(s *slot, m *move) string {
 	}
 	if s.outbid >= s.ticket && (s.presetting() || c.now.Sub(m.since) <= rearmPatience) {
 		return "the owner's own ticket is being renewed"
+	}
+	if !s.whole(m.to) {
+		return string(m.to) + " does not hold every session yet"
 	}
 	t := c.peers[m.to].slots[s.cfg.Slot]
 	// Shadows whose tickets lie below the target's would be overtaken by its
@@ -243,6 +251,7 @@ func (c *Core) giveUp(s *slot, why string) {
 		Text: "move to " + string(m.to) + " given up in phase " + string(m.phase), Reason: why})
 	c.drainFailed(m)
 	s.move = nil
+	c.coverMove(s)
 }
 
 // onTake runs at the target: open, take what comes, hold what goes out.

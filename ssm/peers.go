@@ -149,6 +149,9 @@ func (c *Core) onReport(from Node, p *peer, r Report) {
 		if sr.Armed != 0 {
 			s.held[from] = heldTicket{r.Incarnation, sr.Armed}
 		}
+		if sr.Owner == from && s.owner == from && !c.toldCover(s, from, sr.Cover) {
+			continue
+		}
 		c.noteOrphan(s, from, sr)
 		c.onSet(s, from, sr)
 	}
@@ -259,7 +262,7 @@ func (c *Core) probe() {
 	r.Slots = make([]SlotReport, 0, min(maxReported, len(c.list)))
 	for i, n := 0, len(c.list); i < n && len(r.Slots) < maxReported; i++ {
 		s := c.list[(c.rotate+i)%n]
-		if room -= reportSlot + len(s.owner) + c.setRoom(s); room < 0 && i > 0 {
+		if room -= reportSlot + len(s.owner) + c.setRoom(s) + c.coverRoom(s); room < 0 && i > 0 {
 			break
 		}
 		r.Slots = append(r.Slots, c.slotReport(s))
@@ -280,6 +283,9 @@ func (c *Core) slotReport(s *slot) SlotReport {
 	}
 	if s.spent > s.ticket {
 		r.Spent = s.spent
+	}
+	if c.holds(s) {
+		r.Cover = s.cover
 	}
 	if s.cfg.Dynamic {
 		r.Version = c.heeds(s)

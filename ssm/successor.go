@@ -13,6 +13,7 @@ const (
 	costDegraded = 10.0
 	costRisk     = 10.0 // of certain failure within an hour
 	costLoad     = 4.0  // of its whole capacity
+	costPart     = 0.5  // holds but a part of the sessions: it gets the rest first
 	costAway     = 1.0  // not the home: the slot moves once more to return
 	costRTT      = 20 * time.Millisecond
 )
@@ -51,6 +52,9 @@ func (c *Core) candidates(s *slot, extra map[Node]int) []Candidate {
 		}
 		if n != s.cfg.Home {
 			x.Cost += costAway
+		}
+		if !s.whole(n) {
+			x.Cost += costPart
 		}
 		out = append(out, x)
 	}

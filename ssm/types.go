@@ -190,6 +190,9 @@ type SlotReport struct {
 	// it acts by, 0 none. Both are empty for sets that never change.
 	Set     []Node `json:"w,omitempty"`
 	Version uint64 `json:"y,omitempty"`
+	// Cover are the shadows by how many sessions they hold, in a report of the owner;
+	// empty: all hold all.
+	Cover []Node `json:"v,omitempty"`
 }
 
 // Role is what an appliance is to a slot.

@@ -72,6 +72,7 @@ type Appliance struct {
 	moves       *moveLog
 	places      *places
 	shadowSets  *shadowSets
+	tiers       atomic.Pointer[config.Tiers] // as in use: SIGHUP changes them
 	hitsSeen    map[sa.Slot]uint64
 	upgradeLock *upgradeLock
 	redirects   chan struct{} // holds one token: who has it tells clients to leave
@@ -140,6 +141,7 @@ func New(cfg *config.Config, version string, log *slog.Logger) (*Appliance, erro
 	}
 	a.places = newPlaces(a)
 	a.shadowSets = newShadowSets(a)
+	a.tiers.Store(&cfg.Fleet.Tiers)
 	return a, nil
 }
 

@@ -56,6 +56,8 @@ func (a *Appliance) toSlot(act ssm.Action) {
 		a.at(x.Slot, func(r *slotRuntime) { r.own(x) })
 	case ssm.ActFeed:
 		a.at(x.Slot, func(r *slotRuntime) { r.feedShadows(x.Shadows) })
+	case ssm.ActCover:
+		a.at(x.Slot, func(r *slotRuntime) { r.coverFirst(x.First) })
 	case ssm.ActPlace:
 		a.places.place(x.Slot)
 	case ssm.ActLeave:

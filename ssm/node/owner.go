@@ -34,7 +34,7 @@ func (r *slotRuntime) own(x ssm.ActOwn) {
 		r.a.problem(r.n, "publish to the shadows", err)
 		return
 	}
-	r.mode, r.ledger = modeOwner, session.New(r.n)
+	r.mode, r.ledger = modeOwner, session.New(r.n, session.WithTier(r.a.tierOf))
 	var out session.Output
 	if r.twin != nil {
 		docs := r.twin.documents()
@@ -63,10 +63,13 @@ const packetsFirst = 150 * time.Millisecond
 // startPublisher begins the replication of a tenure: each has its own.
 func (r *slotRuntime) startPublisher(x ssm.ActOwn) error {
 	r.stopPublisher()
-	pub, err := r.a.replicas.publisher(r.n, x.Ticket)
+	pub, err := r.a.replicas.publisher(r.n, x.Ticket, r.selected)
 	if err != nil {
 		return err
 	}
+	r.fed, r.covers = x.Shadows, newCoverage(*r.a.tiers.Load())
+	r.selects.Store(r.covers)
+	r.cover(pub, time.Now())
 	if err := errors.Join(pub.SetShadows(r.shadows(x.Shadows)), pub.SetConfig(r.a.connsDigest)); err != nil {
 		return err
 	}
@@ -93,6 +96,8 @@ func (r *slotRuntime) shadows(ns []ssm.Node) []replica.Shadow {
 // feedShadows changes whom an owner feeds. Those that stay keep their streams.
 func (r *slotRuntime) feedShadows(ns []ssm.Node) {
 	if r.mode == modeOwner {
+		r.fed = ns
+		r.cover(r.pub, time.Now())
 		r.a.problem(r.n, "change whom sessions are published to", r.pub.SetShadows(r.shadows(ns)))
 	}
 }
@@ -128,7 +133,7 @@ func (r *slotRuntime) forgetSuspects(now time.Time) {
 	for id, since := range r.suspects {
 		if now.Sub(since) > session.SuspectTime {
 			delete(r.suspects, id)
-			r.pub.Delete(id)
+			r.unpublish(id)
 		}
 	}
 }
@@ -199,7 +204,7 @@ func (r *slotRuntime) output(o session.Output) {
 				r.suspects[c.ID] = time.Now()
 				continue
 			}
-			r.pub.Delete(c.ID)
+			r.unpublish(c.ID)
 			continue
 		}
 		delete(r.suspects, c.Doc.SessionID)
@@ -222,7 +227,17 @@ func (r *slotRuntime) output(o session.Output) {
 	}
 }
 
+func (r *slotRuntime) unpublish(id string) {
+	r.pub.Delete(id)
+	if r.covers != nil {
+		r.covers.forget(id)
+	}
+}
+
 func (r *slotRuntime) publish(d *session.Document) {
+	if r.covers != nil {
+		r.covers.note(d)
+	}
 	b, err := d.Pack()
 	if err == nil {
 		// The hash names the whole document, so that a change of what is

@@ -33,8 +33,15 @@ func (a *Appliance) Reload(file string, level *slog.LevelVar) {
 		return
 	}
 	var done []string
-	// The log's level is compared with what is in use: an earlier reload changed it.
-	later := slices.DeleteFunc(paths, func(p string) bool { return p == "log.level" })
+	// The log's level and tiers are compared with what is in use: an earlier reload
+	// changed them.
+	later := slices.DeleteFunc(paths, func(p string) bool {
+		return p == "log.level" || p == "fleet.tiers" || strings.HasPrefix(p, "fleet.tiers.")
+	})
+	if t := next.Fleet.Tiers; !t.Equal(*a.tiers.Load()) {
+		a.retier(t)
+		done = append(done, "fleet.tiers")
+	}
 	if level.Level() != next.Log.Level {
 		level.Set(next.Log.Level)
 		done = append(done, "log.level")

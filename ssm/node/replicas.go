@@ -56,11 +56,12 @@ func (x *replicas) run(ctx context.Context) error {
 	return ignore(x.server.Serve(l), ctx)
 }
 
-// publisher starts the owner's side for one tenure of a slot.
-func (x *replicas) publisher(n sa.Slot, t sa.Ticket) (*replica.Publisher, error) {
+// publisher starts the owner's side for one tenure of a slot; selects says which shadow
+// holds which session.
+func (x *replicas) publisher(n sa.Slot, t sa.Ticket, selects func(id, shadow string) bool) (*replica.Publisher, error) {
 	a := x.a
 	return replica.NewPublisher(replica.PublisherConfig{
-		Slot: n, Ticket: t, Self: a.cfg.Node, Incarnation: a.incarnation, PeerName: pki.PeerName, Legacy: legacy, Logger: a.log,
+		Slot: n, Ticket: t, Self: a.cfg.Node, Incarnation: a.incarnation, PeerName: pki.PeerName, Legacy: legacy, Logger: a.log, Select: selects,
 		TLS: func(shadow string) *tls.Config { return a.identity.ClientTLS(shadow) },
 		HandshakeFailed: func(shadow string, source netip.Addr, err error) {
 			a.refusedHandshake(fromReplication, shadow, source, err)

@@ -67,6 +67,10 @@ type slotRuntime struct {
 	unpub   context.CancelFunc // ends pub
 	sampled time.Time          // when replay samples were last published
 	watched map[sa.SPI]bool
+	// covers decides which shadows hold which sessions, nil where all hold all; fed are
+	// the shadows.
+	covers *coverage
+	fed    []ssm.Node
 	// suspects are sessions that charon deleted and the shadows still hold.
 	suspects map[string]time.Time
 
@@ -86,6 +90,7 @@ type slotRuntime struct {
 	// published and linked are pub and link for readers outside.
 	published atomic.Pointer[replica.Publisher]
 	linked    atomic.Pointer[charon.Link]
+	selects   atomic.Pointer[coverage] // covers, for the publisher
 	// ledgerStats are those of the ledger at the last tick; nil before it was one.
 	ledgerStats atomic.Pointer[session.Stats]
 	group       *errgroup.Group
@@ -327,6 +332,7 @@ func (r *slotRuntime) onTick() {
 		r.forgetSuspects(now)
 		r.rekeyDue(now)
 		r.auditDue(now)
+		r.cover(r.pub, now)
 		if now.Sub(r.sampled) > sampleEvery {
 			// Nothing changed: the shadows' last samples are as good as new.
 			r.sampled = now
