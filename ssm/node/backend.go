@@ -404,7 +404,7 @@ func sessionProto(r *slotRuntime, d *session.Document) *v1.Session {
 	if p := r.published.Load(); p != nil {
 		x.Role = v1.Role_ROLE_OWNER
 		for _, s := range p.Status() {
-			if s.Ready && s.Lag == 0 {
+			if s.Ready && s.Lag == 0 && r.selected(d.SessionID, s.Name) {
 				x.HeldBy = append(x.HeldBy, s.Name)
 			}
 		}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"syscall"
 	"strings"
 	"time"
 
@@ -105,18 +106,35 @@ func (a *Appliance) Start() error {
 			return fmt.Errorf("make directory of %s: %w", a.Name, err)
 		}
 	}
-	text, err := a.Config.Marshal()
+	file, err := a.writeConfig()
 	if err != nil {
-		return fmt.Errorf("write configuration of %s: %w", a.Name, err)
-	}
-	file := filepath.Join(a.dir(), "shadowcast.yaml")
-	if err := os.WriteFile(file, text, 0o644); err != nil {
-		return fmt.Errorf("write configuration of %s: %w", a.Name, err)
+		return err
 	}
 	a.starts++
 	argv := append(slices.Clone(a.Wrap), bin, "--config", file)
 	a.daemon, err = a.lab.start(a.ns, fmt.Sprintf("shadowcastd of %s, life %d", a.Name, a.starts), a.LogFile(), nil, argv...)
 	return err
+}
+
+// writeConfig writes the configuration as it is now.
+func (a *Appliance) writeConfig() (file string, err error) {
+	text, err := a.Config.Marshal()
+	if err != nil {
+		return "", fmt.Errorf("write configuration of %s: %w", a.Name, err)
+	}
+	file = filepath.Join(a.dir(), "shadowcast.yaml")
+	if err := os.WriteFile(file, text, 0o644); err != nil {
+		return "", fmt.Errorf("write configuration of %s: %w", a.Name, err)
+	}
+	return file, nil
+}
+
+// Reload has the running daemon read the configuration as it is now.
+func (a *Appliance) Reload() error {
+	if _, err := a.writeConfig(); err != nil {
+		return err
+	}
+	return a.daemon.Signal(syscall.SIGHUP)
 }
 
 // API is the operator service on the appliance's socket. The connection is made
