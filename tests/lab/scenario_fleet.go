@@ -402,8 +402,8 @@ func init() {
 
 // fleetStory is the story of every kind of lab; it returns the scene of the power cut.
 func fleetStory(t *T, l *Lab) Scene {
-	s, _ := start(t, l)
-	handover(t, l, s, "planned", "fra")
+	s, o := start(t, l)
+	handover(t, l, s, "planned", other(l, o))
 	allReady(t, l)
 	cut, victim := powerCut(t, l, s, "power-cut")
 	kept(t, cut)
@@ -413,6 +413,12 @@ func fleetStory(t *T, l *Lab) Scene {
 	allReady(t, l)
 	handover(t, l, s, "return", victim.Name)
 	return cut
+}
+
+// other is an appliance besides a.
+func other(l *Lab, a *Appliance) string {
+	i := slices.IndexFunc(l.Appliances(), func(x *Appliance) bool { return x != a })
+	return l.Appliances()[i].Name
 }
 
 // slotOfSPI reads the slot from a gateway's inbound SPI as charon prints it.

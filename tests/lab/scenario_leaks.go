@@ -32,7 +32,7 @@ func noKeyLeaks(t *T, l *Lab) {
 	needles := sessionKeys(t, l, o, s.slot)
 	t.Check(s.Client.RekeyChild(t.Context()))
 	t.Check(s.Client.RekeyIKE(t.Context()))
-	handover(t, l, s, "planned", "fra")
+	handover(t, l, s, "planned", other(l, o))
 	allReady(t, l)
 	searched := 0
 	look := func(where string, b []byte) {

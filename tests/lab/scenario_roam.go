@@ -127,7 +127,7 @@ func mobikeMoves(t *T, l *Lab) {
 		kept(t, sc)
 	}
 	roam("before", 30, nil)
-	handover(t, l, s, "handover", "fra")
+	handover(t, l, s, "handover", other(l, owned(t, l, s.slot)))
 	roam("after", 31, nil)
 	allReady(t, l)
 	roam("during", 32, func() {
@@ -165,7 +165,7 @@ func natRebinds(t *T, l *Lab) {
 	}
 	rebind("before", 21000, nil)
 	allReady(t, l)
-	handover(t, l, s, "handover", "fra")
+	handover(t, l, s, "handover", other(l, owned(t, l, s.slot)))
 	rebind("after", 22000, nil)
 	allReady(t, l)
 	rebind("during", 23000, func() {

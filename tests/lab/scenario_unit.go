@@ -67,7 +67,7 @@ func unitCapabilities(t *T, l *Lab) {
 		exactly(t, a, mask)
 	}
 	control(t, l, s)
-	handover(t, l, s, "planned", "fra")
+	handover(t, l, s, "planned", other(l, home))
 	t.Check(home.KillDaemon())
 	t.Check(home.Start())
 	t.Check(home.WaitStatus(t.Context(), "an answer", func(*v1.GetStatusResponse) bool { return true }))
