@@ -37,7 +37,8 @@ func TestReload(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a := &Appliance{cfg: c, identity: id, events: &journal{log: operator.NewEvents("ams", 100, slog.New(slog.DiscardHandler))}}
+	a := &Appliance{cfg: c, identity: id, events: &journal{log: operator.NewEvents("ams", 100, slog.New(slog.DiscardHandler))}, places: &places{}}
+	a.tiers.Store(&c.Fleet.Tiers)
 	level := new(slog.LevelVar)
 	file := filepath.Join(dir, "shadowcast.yaml")
 	var seen uint64
@@ -82,6 +83,18 @@ func TestReload(t *testing.T) {
 	if got := reload(changed); strings.Contains(got, "log.level") || !strings.Contains(got, "fleet.dead_man") {
 		t.Errorf("the same once more: %s", got)
 	}
+
+	tiered := strings.Replace(text, "fleet:\n", "fleet:\n  tiers: {default: basic}\n", 1)
+	for range 2 { // applied once
+		got = reload(tiered)
+	}
+	if a.tiers.Load().Default != "basic" || strings.Contains(got, "fleet.tiers") {
+		t.Errorf("tiers %+v after: %s", *a.tiers.Load(), got)
+	}
+	if got = reload(text); a.tiers.Load().Enabled() || !strings.Contains(got, "applied: fleet.tiers, ") && !strings.Contains(got, ", fleet.tiers, ") {
+		t.Errorf("tiers %+v after they were taken away: %s", *a.tiers.Load(), got)
+	}
+	reload(changed)
 
 	until = id.NotAfter()
 	issue(72 * time.Hour)
