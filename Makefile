@@ -65,7 +65,7 @@ demo: deps build ## a fleet in a box: planned handover and power cut, live
 
 campaign: build ## drains, power cuts, false alarms and aborts by the dozen; about an hour, each prints its table
 	$(BIN)/shadowlab run 'campaign-*'
-	$(GO) run ./tests/summary cuts $(OUT)/lab/campaign-cuts-*/result.json
+	$(GO) run ./tests/summary cuts $(OUT)/lab/campaign-cuts-[1-5]/result.json
 
 lab-routers: build ## the fleet with BIRD and with FRR, IPv4 and IPv6 VIP; order of the withdraw; sessions under repeated cuts; names
 	$(BIN)/shadowlab run 'routers-*' 'withdraw-*' dns-follow

@@ -51,6 +51,7 @@ type abortCase struct {
 	l             *Lab
 	s             *attached
 	owner, target *Appliance
+	names         *nameServer // of the victim dns
 }
 
 // victims are who can die: kill does it, heal brings it back.
@@ -72,7 +73,12 @@ var victims = []struct {
 		return nil
 	}, func(*abortCase) error { return nil }},
 	{"bgp-peer", func(c *abortCase) error { return c.l.router("r1").Kill() }, func(c *abortCase) error { return c.l.restartRouter(c.t.Context(), "r1") }},
+	{dnsVictim, func(c *abortCase) error { return c.names.proc.Freeze() }, func(c *abortCase) error { return c.names.proc.Thaw() }},
 }
+
+// dnsVictim is the name server that the appliances update. It hangs, which is worse for
+// who waits than that it is gone.
+const dnsVictim = "dns"
 
 func init() {
 	o := fleetOptions(ConnSpec{})
@@ -87,11 +93,15 @@ func init() {
 }
 
 func campaignAbort(t *T, l *Lab, victim int) {
+	var names *nameServer
+	if victims[victim].name == dnsVictim {
+		names, _ = l.namesOf(t)
+	}
 	s, _ := start(t, l)
 	var b strings.Builder
 	fmt.Fprintf(&b, "%-10s %-14s %-5s > %-6s %8s %9s  %s\n", "victim", "phase", "owner", "target", "lost", "kept", "owned by")
 	for _, p := range abortPhases() {
-		line := disturb(t, l, s, victim, p)
+		line := disturb(t, l, s, victim, p, names)
 		b.WriteString(line)
 		if t.Failed() {
 			break
@@ -103,9 +113,9 @@ func campaignAbort(t *T, l *Lab, victim int) {
 // disturb drains the owner of the client's slot, kills the victim when phase p is
 // reported, and checks what must hold: the session goes on, and after the heal the
 // slot has one owner.
-func disturb(t *T, l *Lab, s *attached, victim int, p abortPhase) string {
+func disturb(t *T, l *Lab, s *attached, victim int, p abortPhase, names *nameServer) string {
 	ctx := t.Context()
-	c := &abortCase{t: t, l: l, s: s, owner: owner(t, l, s.slot)}
+	c := &abortCase{t: t, l: l, s: s, owner: owner(t, l, s.slot), names: names}
 	if c.owner == nil {
 		t.Fatalf("nobody owns slot %d before phase %s", s.slot, p)
 	}

@@ -25,11 +25,11 @@ const (
 var patientBFD = BFD{Interval: 100 * time.Millisecond, Multiplier: 10}
 
 func init() {
-	for part := 1; part <= cutParts; part++ {
+	add := func(name, doc string, seed uint64, frr, ipv6 bool) {
 		o := fleetOptions(ConnSpec{}).detecting()
-		o.BFD = patientBFD
+		o.FRR = frr
 		for i := range 6 {
-			c := ClientSpec{Router: 1 + i%2}
+			c := ClientSpec{Router: 1 + i%2, IPv6: ipv6}
 			switch i {
 			case 1, 3:
 				c.Conn.ChildRekey = "5s"
@@ -39,11 +39,16 @@ func init() {
 			o.Clients = append(o.Clients, c)
 		}
 		Register(Scenario{
-			Name: fmt.Sprintf("campaign-cuts-%d", part), Doc: fmt.Sprintf("%d power cuts at random moments, clients rekeying, part %d of %d", cutsEach, part, cutParts),
+			Name: "campaign-cuts-" + name, Doc: fmt.Sprintf("%d power cuts at random moments, clients rekeying, %s", cutsEach, doc),
 			Need: fleetNeed, Options: o, Timeout: 9 * time.Minute, Bench: true,
-			Run: func(t *T, l *Lab) { campaignCuts(t, l, uint64(part)) },
+			Run: func(t *T, l *Lab) { campaignCuts(t, l, seed) },
 		})
 	}
+	for part := 1; part <= cutParts; part++ {
+		add(fmt.Sprint(part), fmt.Sprintf("part %d of %d", part, cutParts), uint64(part), false, false)
+	}
+	add("frr", "FRR", 6, true, false)
+	add("ipv6", "IPv6 VIP", 7, false, true)
 }
 
 // Cut is what one power cut did to one client.

@@ -20,18 +20,22 @@ const (
 )
 
 func init() {
-	for _, slow := range []bool{false, true} {
-		name, doc := "campaign-drain", "20 drains round the fleet under 20 clients with UDP, HTTP and an echo: nothing lost, no TCP timeout"
-		if slow {
-			name, doc = name+"-slow", doc+"; the way through the drained appliance is 40 ms slower"
-		}
+	for _, x := range []struct {
+		name, doc       string
+		slow, frr, ipv6 bool
+	}{
+		{name: ""},
+		{name: "-slow", doc: "; the way through the drained appliance is 40 ms slower", slow: true},
+		{name: "-frr", doc: "; FRR", frr: true},
+		{name: "-ipv6", doc: "; IPv6 VIP", ipv6: true},
+	} {
 		o := fleetOptions(ConnSpec{})
-		o.SlotsPerAppliance, o.BFD = 2, patientBFD
+		o.SlotsPerAppliance, o.BFD, o.FRR = 2, patientBFD, x.frr
 		for i := range campaignClients {
-			o.Clients = append(o.Clients, ClientSpec{Router: 1 + i%2})
+			o.Clients = append(o.Clients, ClientSpec{Router: 1 + i%2, IPv6: x.ipv6})
 		}
-		Register(Scenario{Name: name, Doc: doc, Need: fleetNeed, Options: o, Timeout: 9 * time.Minute, Bench: true,
-			Run: func(t *T, l *Lab) { campaignDrain(t, l, slow) }})
+		Register(Scenario{Name: "campaign-drain" + x.name, Doc: "20 drains round the fleet under 20 clients with UDP, HTTP and an echo: nothing lost, no TCP timeout" + x.doc,
+			Need: fleetNeed, Options: o, Timeout: 9 * time.Minute, Bench: true, Run: func(t *T, l *Lab) { campaignDrain(t, l, x.slow) }})
 	}
 }
 

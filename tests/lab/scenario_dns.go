@@ -27,7 +27,9 @@ func init() {
 // second, two exchanges, and what the lab's one processor takes.
 const followWithin = 15 * time.Second
 
-func dnsFollow(t *T, l *Lab) {
+// namesOf starts a name server and gives each appliance a name in it, with an address of
+// its own where there are enough VIPs.
+func (l *Lab) namesOf(t *T) (*nameServer, map[string]netip.Addr) {
 	if _, err := os.Stat("/usr/sbin/named"); err != nil {
 		t.Skipf("needs named (Debian's bind9): %v", err)
 	}
@@ -36,13 +38,18 @@ func dnsFollow(t *T, l *Lab) {
 	dns := config.DNS{Server: srv.Addr, Zone: srv.Zone, KeyFile: srv.KeyFile, TTL: 5 * time.Second}
 	address := map[string]netip.Addr{}
 	for i, a := range l.Appliances() {
-		address[a.Name] = l.vips()[i]
+		address[a.Name] = l.vips()[i%len(l.vips())]
 		dns.Names = append(dns.Names, config.DNSName{Name: a.Name, Appliance: a.Name, Addresses: []netip.Addr{address[a.Name]}})
 	}
 	for _, a := range l.Appliances() {
 		t.Check(a.Prepare())
 		a.Config.DNS = dns
 	}
+	return srv, address
+}
+
+func dnsFollow(t *T, l *Lab) {
+	srv, address := l.namesOf(t)
 	points := func(name, to string) time.Duration {
 		began := time.Now()
 		ctx, cancel := contextOf(t, followWithin)
