@@ -40,8 +40,19 @@ func tiers(t *T, l *Lab) {
 	}
 	fleetUp(t, l)
 	ss := joinAll(t, l, l.clients, 250)
-	first, second := "fra", "lhr" // as configured
 	o := owned(t, l, ss[0].slot)
+	// Who is ready first, as the fleet starts, comes first.
+	first, second := "fra", "lhr"
+	t.Check(poll(t.Context(), 200*time.Millisecond, "the basic session on one shadow", func() (bool, error) {
+		x := sessions(t, o, ss)[l.clients[1].Name]
+		if x == nil || len(x.HeldBy) != 1 {
+			return false, nil
+		}
+		if x.HeldBy[0] == second {
+			first, second = second, first
+		}
+		return true, nil
+	}))
 	kept := map[string][]string{l.clients[0].Name: {first, second}, l.clients[1].Name: {first}}
 	holds(t, l, ss, o, kept)
 	at := sessions(t, o, ss)
