@@ -22,6 +22,8 @@ import (
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 	reflectionv1 "google.golang.org/grpc/reflection/grpc_reflection_v1"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/fieldmaskpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	v1 "github.com/shadowcast/shadowcast/api/v1"
@@ -209,7 +211,18 @@ func TestListSessionsPages(t *testing.T) {
 			}
 		}
 	}
-	_, err := d.client.ListSessions(t.Context(), &v1.ListSessionsRequest{PageToken: "!"})
+	r, err := d.client.ListSessions(t.Context(), &v1.ListSessionsRequest{PageSize: 2, ReadMask: &fieldmaskpb.FieldMask{Paths: []string{"id", "slot"}}})
+	if err != nil || len(r.Sessions) != 2 || r.NextPageToken == "" {
+		t.Fatalf("a page of two: %v, %v", r, err)
+	}
+	for _, x := range r.Sessions {
+		if want := (&v1.Session{Id: x.Id, Slot: x.Slot}); x.Id == "" || x.Slot == 0 || !proto.Equal(x, want) {
+			t.Errorf("masked to id and slot: %v", x)
+		}
+	}
+	_, err = d.client.ListSessions(t.Context(), &v1.ListSessionsRequest{ReadMask: &fieldmaskpb.FieldMask{Paths: []string{"id", "established.seconds"}}})
+	wantStatus(t, "bad mask", err, codes.InvalidArgument, "READ_MASK_INVALID", `"established.seconds"`)
+	_, err = d.client.ListSessions(t.Context(), &v1.ListSessionsRequest{PageToken: "!"})
 	wantStatus(t, "bad token", err, codes.InvalidArgument, "PAGE_TOKEN_INVALID", "page_token")
 	_, err = d.client.ListSessions(t.Context(), &v1.ListSessionsRequest{Slot: 70000})
 	wantStatus(t, "bad slot", err, codes.InvalidArgument, "SLOT_INVALID", "slot 70000")

@@ -6,11 +6,14 @@ import (
 	"errors"
 	"log/slog"
 	"maps"
+	"slices"
 	"strconv"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/types/known/fieldmaskpb"
 
 	v1 "github.com/shadowcast/shadowcast/api/v1"
 	"github.com/shadowcast/shadowcast/sa"
@@ -85,6 +88,10 @@ func (s *service) ListSessions(ctx context.Context, req *v1.ListSessionsRequest)
 	if err != nil || len(after) > maxID {
 		return nil, Invalid("PAGE_TOKEN_INVALID", "page_token is not one that this API gave")
 	}
+	unwanted, err := unmasked(req.ReadMask)
+	if err != nil {
+		return nil, err
+	}
 	size := int(min(req.PageSize, maxPage))
 	if size == 0 {
 		size = defaultPage
@@ -99,7 +106,31 @@ func (s *service) ListSessions(ctx context.Context, req *v1.ListSessionsRequest)
 		resp.Sessions = sessions[:size]
 		resp.NextPageToken = base64.RawURLEncoding.EncodeToString([]byte(sessions[size-1].Id))
 	}
+	for _, x := range resp.Sessions {
+		for _, f := range unwanted {
+			x.ProtoReflect().Clear(f)
+		}
+	}
 	return resp, nil
+}
+
+// unmasked returns the fields of a session that mask leaves out, none if it is empty.
+func unmasked(mask *fieldmaskpb.FieldMask) (out []protoreflect.FieldDescriptor, err error) {
+	fields := (&v1.Session{}).ProtoReflect().Descriptor().Fields()
+	for _, p := range mask.GetPaths() {
+		if fields.ByName(protoreflect.Name(p)) == nil {
+			return nil, Invalid("READ_MASK_INVALID", "read_mask: %.80q is no field of a session", p)
+		}
+	}
+	if len(mask.GetPaths()) == 0 {
+		return nil, nil
+	}
+	for i := range fields.Len() {
+		if f := fields.Get(i); !slices.Contains(mask.GetPaths(), string(f.Name())) {
+			out = append(out, f)
+		}
+	}
+	return out, nil
 }
 
 func (s *service) GetSession(ctx context.Context, req *v1.GetSessionRequest) (*v1.GetSessionResponse, error) {

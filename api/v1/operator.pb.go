@@ -9,6 +9,7 @@ package v1
 import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	fieldmaskpb "google.golang.org/protobuf/types/known/fieldmaskpb"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
@@ -293,7 +294,10 @@ type ListSessionsRequest struct {
 	// At most this many; 0 for the server's choice, 1000 at most.
 	PageSize uint32 `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
 	// next_page_token of the page before; empty for the first page.
-	PageToken     string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	PageToken string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	// Fields of each session that are wanted, such as "id,slot"; all if empty. Only
+	// whole fields can be named.
+	ReadMask      *fieldmaskpb.FieldMask `protobuf:"bytes,4,opt,name=read_mask,json=readMask,proto3" json:"read_mask,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -347,6 +351,13 @@ func (x *ListSessionsRequest) GetPageToken() string {
 		return x.PageToken
 	}
 	return ""
+}
+
+func (x *ListSessionsRequest) GetReadMask() *fieldmaskpb.FieldMask {
+	if x != nil {
+		return x.ReadMask
+	}
+	return nil
 }
 
 type ListSessionsResponse struct {
@@ -985,7 +996,7 @@ var File_api_v1_operator_proto protoreflect.FileDescriptor
 
 const file_api_v1_operator_proto_rawDesc = "" +
 	"\n" +
-	"\x15api/v1/operator.proto\x12\rshadowcast.v1\x1a\x14api/v1/refusal.proto\x1a\x12api/v1/types.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x12\n" +
+	"\x15api/v1/operator.proto\x12\rshadowcast.v1\x1a\x14api/v1/refusal.proto\x1a\x12api/v1/types.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x12\n" +
 	"\x10GetStatusRequest\"\xa1\x01\n" +
 	"\x11GetStatusResponse\x126\n" +
 	"\tappliance\x18\x01 \x01(\v2\x18.shadowcast.v1.ApplianceR\tappliance\x12)\n" +
@@ -997,12 +1008,13 @@ const file_api_v1_operator_proto_rawDesc = "" +
 	"\x0eGetSlotRequest\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\rR\x06number\":\n" +
 	"\x0fGetSlotResponse\x12'\n" +
-	"\x04slot\x18\x01 \x01(\v2\x13.shadowcast.v1.SlotR\x04slot\"e\n" +
+	"\x04slot\x18\x01 \x01(\v2\x13.shadowcast.v1.SlotR\x04slot\"\x9e\x01\n" +
 	"\x13ListSessionsRequest\x12\x12\n" +
 	"\x04slot\x18\x01 \x01(\rR\x04slot\x12\x1b\n" +
 	"\tpage_size\x18\x02 \x01(\rR\bpageSize\x12\x1d\n" +
 	"\n" +
-	"page_token\x18\x03 \x01(\tR\tpageToken\"r\n" +
+	"page_token\x18\x03 \x01(\tR\tpageToken\x127\n" +
+	"\tread_mask\x18\x04 \x01(\v2\x1a.google.protobuf.FieldMaskR\breadMask\"r\n" +
 	"\x14ListSessionsResponse\x122\n" +
 	"\bsessions\x18\x01 \x03(\v2\x16.shadowcast.v1.SessionR\bsessions\x12&\n" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"D\n" +
@@ -1087,15 +1099,16 @@ var file_api_v1_operator_proto_goTypes = []any{
 	(*Appliance)(nil),             // 18: shadowcast.v1.Appliance
 	(*Slot)(nil),                  // 19: shadowcast.v1.Slot
 	(*Peer)(nil),                  // 20: shadowcast.v1.Peer
-	(*Session)(nil),               // 21: shadowcast.v1.Session
-	(*HandoverProgress)(nil),      // 22: shadowcast.v1.HandoverProgress
-	(*HandoverAccount)(nil),       // 23: shadowcast.v1.HandoverAccount
-	(*timestamppb.Timestamp)(nil), // 24: google.protobuf.Timestamp
-	(*Event)(nil),                 // 25: shadowcast.v1.Event
-	(*Refusal)(nil),               // 26: shadowcast.v1.Refusal
-	(BGPLevel)(0),                 // 27: shadowcast.v1.BGPLevel
-	(*BGPPeer)(nil),               // 28: shadowcast.v1.BGPPeer
-	(*Announcement)(nil),          // 29: shadowcast.v1.Announcement
+	(*fieldmaskpb.FieldMask)(nil), // 21: google.protobuf.FieldMask
+	(*Session)(nil),               // 22: shadowcast.v1.Session
+	(*HandoverProgress)(nil),      // 23: shadowcast.v1.HandoverProgress
+	(*HandoverAccount)(nil),       // 24: shadowcast.v1.HandoverAccount
+	(*timestamppb.Timestamp)(nil), // 25: google.protobuf.Timestamp
+	(*Event)(nil),                 // 26: shadowcast.v1.Event
+	(*Refusal)(nil),               // 27: shadowcast.v1.Refusal
+	(BGPLevel)(0),                 // 28: shadowcast.v1.BGPLevel
+	(*BGPPeer)(nil),               // 29: shadowcast.v1.BGPPeer
+	(*Announcement)(nil),          // 30: shadowcast.v1.Announcement
 }
 var file_api_v1_operator_proto_depIdxs = []int32{
 	18, // 0: shadowcast.v1.GetStatusResponse.appliance:type_name -> shadowcast.v1.Appliance
@@ -1103,40 +1116,41 @@ var file_api_v1_operator_proto_depIdxs = []int32{
 	20, // 2: shadowcast.v1.GetStatusResponse.peers:type_name -> shadowcast.v1.Peer
 	19, // 3: shadowcast.v1.ListSlotsResponse.slots:type_name -> shadowcast.v1.Slot
 	19, // 4: shadowcast.v1.GetSlotResponse.slot:type_name -> shadowcast.v1.Slot
-	21, // 5: shadowcast.v1.ListSessionsResponse.sessions:type_name -> shadowcast.v1.Session
-	21, // 6: shadowcast.v1.GetSessionResponse.session:type_name -> shadowcast.v1.Session
-	22, // 7: shadowcast.v1.HandoverResponse.progress:type_name -> shadowcast.v1.HandoverProgress
-	23, // 8: shadowcast.v1.HandoverResponse.account:type_name -> shadowcast.v1.HandoverAccount
-	24, // 9: shadowcast.v1.WatchEventsRequest.since:type_name -> google.protobuf.Timestamp
-	25, // 10: shadowcast.v1.WatchEventsResponse.event:type_name -> shadowcast.v1.Event
-	20, // 11: shadowcast.v1.GetPeersResponse.peers:type_name -> shadowcast.v1.Peer
-	26, // 12: shadowcast.v1.GetPeersResponse.refusals:type_name -> shadowcast.v1.Refusal
-	27, // 13: shadowcast.v1.GetBGPResponse.level:type_name -> shadowcast.v1.BGPLevel
-	28, // 14: shadowcast.v1.GetBGPResponse.peers:type_name -> shadowcast.v1.BGPPeer
-	29, // 15: shadowcast.v1.GetBGPResponse.announcements:type_name -> shadowcast.v1.Announcement
-	0,  // 16: shadowcast.v1.OperatorService.GetStatus:input_type -> shadowcast.v1.GetStatusRequest
-	2,  // 17: shadowcast.v1.OperatorService.ListSlots:input_type -> shadowcast.v1.ListSlotsRequest
-	4,  // 18: shadowcast.v1.OperatorService.GetSlot:input_type -> shadowcast.v1.GetSlotRequest
-	6,  // 19: shadowcast.v1.OperatorService.ListSessions:input_type -> shadowcast.v1.ListSessionsRequest
-	8,  // 20: shadowcast.v1.OperatorService.GetSession:input_type -> shadowcast.v1.GetSessionRequest
-	10, // 21: shadowcast.v1.OperatorService.Handover:input_type -> shadowcast.v1.HandoverRequest
-	12, // 22: shadowcast.v1.OperatorService.WatchEvents:input_type -> shadowcast.v1.WatchEventsRequest
-	14, // 23: shadowcast.v1.OperatorService.GetPeers:input_type -> shadowcast.v1.GetPeersRequest
-	16, // 24: shadowcast.v1.OperatorService.GetBGP:input_type -> shadowcast.v1.GetBGPRequest
-	1,  // 25: shadowcast.v1.OperatorService.GetStatus:output_type -> shadowcast.v1.GetStatusResponse
-	3,  // 26: shadowcast.v1.OperatorService.ListSlots:output_type -> shadowcast.v1.ListSlotsResponse
-	5,  // 27: shadowcast.v1.OperatorService.GetSlot:output_type -> shadowcast.v1.GetSlotResponse
-	7,  // 28: shadowcast.v1.OperatorService.ListSessions:output_type -> shadowcast.v1.ListSessionsResponse
-	9,  // 29: shadowcast.v1.OperatorService.GetSession:output_type -> shadowcast.v1.GetSessionResponse
-	11, // 30: shadowcast.v1.OperatorService.Handover:output_type -> shadowcast.v1.HandoverResponse
-	13, // 31: shadowcast.v1.OperatorService.WatchEvents:output_type -> shadowcast.v1.WatchEventsResponse
-	15, // 32: shadowcast.v1.OperatorService.GetPeers:output_type -> shadowcast.v1.GetPeersResponse
-	17, // 33: shadowcast.v1.OperatorService.GetBGP:output_type -> shadowcast.v1.GetBGPResponse
-	25, // [25:34] is the sub-list for method output_type
-	16, // [16:25] is the sub-list for method input_type
-	16, // [16:16] is the sub-list for extension type_name
-	16, // [16:16] is the sub-list for extension extendee
-	0,  // [0:16] is the sub-list for field type_name
+	21, // 5: shadowcast.v1.ListSessionsRequest.read_mask:type_name -> google.protobuf.FieldMask
+	22, // 6: shadowcast.v1.ListSessionsResponse.sessions:type_name -> shadowcast.v1.Session
+	22, // 7: shadowcast.v1.GetSessionResponse.session:type_name -> shadowcast.v1.Session
+	23, // 8: shadowcast.v1.HandoverResponse.progress:type_name -> shadowcast.v1.HandoverProgress
+	24, // 9: shadowcast.v1.HandoverResponse.account:type_name -> shadowcast.v1.HandoverAccount
+	25, // 10: shadowcast.v1.WatchEventsRequest.since:type_name -> google.protobuf.Timestamp
+	26, // 11: shadowcast.v1.WatchEventsResponse.event:type_name -> shadowcast.v1.Event
+	20, // 12: shadowcast.v1.GetPeersResponse.peers:type_name -> shadowcast.v1.Peer
+	27, // 13: shadowcast.v1.GetPeersResponse.refusals:type_name -> shadowcast.v1.Refusal
+	28, // 14: shadowcast.v1.GetBGPResponse.level:type_name -> shadowcast.v1.BGPLevel
+	29, // 15: shadowcast.v1.GetBGPResponse.peers:type_name -> shadowcast.v1.BGPPeer
+	30, // 16: shadowcast.v1.GetBGPResponse.announcements:type_name -> shadowcast.v1.Announcement
+	0,  // 17: shadowcast.v1.OperatorService.GetStatus:input_type -> shadowcast.v1.GetStatusRequest
+	2,  // 18: shadowcast.v1.OperatorService.ListSlots:input_type -> shadowcast.v1.ListSlotsRequest
+	4,  // 19: shadowcast.v1.OperatorService.GetSlot:input_type -> shadowcast.v1.GetSlotRequest
+	6,  // 20: shadowcast.v1.OperatorService.ListSessions:input_type -> shadowcast.v1.ListSessionsRequest
+	8,  // 21: shadowcast.v1.OperatorService.GetSession:input_type -> shadowcast.v1.GetSessionRequest
+	10, // 22: shadowcast.v1.OperatorService.Handover:input_type -> shadowcast.v1.HandoverRequest
+	12, // 23: shadowcast.v1.OperatorService.WatchEvents:input_type -> shadowcast.v1.WatchEventsRequest
+	14, // 24: shadowcast.v1.OperatorService.GetPeers:input_type -> shadowcast.v1.GetPeersRequest
+	16, // 25: shadowcast.v1.OperatorService.GetBGP:input_type -> shadowcast.v1.GetBGPRequest
+	1,  // 26: shadowcast.v1.OperatorService.GetStatus:output_type -> shadowcast.v1.GetStatusResponse
+	3,  // 27: shadowcast.v1.OperatorService.ListSlots:output_type -> shadowcast.v1.ListSlotsResponse
+	5,  // 28: shadowcast.v1.OperatorService.GetSlot:output_type -> shadowcast.v1.GetSlotResponse
+	7,  // 29: shadowcast.v1.OperatorService.ListSessions:output_type -> shadowcast.v1.ListSessionsResponse
+	9,  // 30: shadowcast.v1.OperatorService.GetSession:output_type -> shadowcast.v1.GetSessionResponse
+	11, // 31: shadowcast.v1.OperatorService.Handover:output_type -> shadowcast.v1.HandoverResponse
+	13, // 32: shadowcast.v1.OperatorService.WatchEvents:output_type -> shadowcast.v1.WatchEventsResponse
+	15, // 33: shadowcast.v1.OperatorService.GetPeers:output_type -> shadowcast.v1.GetPeersResponse
+	17, // 34: shadowcast.v1.OperatorService.GetBGP:output_type -> shadowcast.v1.GetBGPResponse
+	26, // [26:35] is the sub-list for method output_type
+	17, // [17:26] is the sub-list for method input_type
+	17, // [17:17] is the sub-list for extension type_name
+	17, // [17:17] is the sub-list for extension extendee
+	0,  // [0:17] is the sub-list for field type_name
 }
 
 func init() { file_api_v1_operator_proto_init() }

@@ -55,13 +55,13 @@ func sessionListCommand(a *app) *cobra.Command {
 			if a.json() {
 				return a.printJSON(all)
 			}
-			t := newTable("ID", "SLOT", "IDENTITY", "CLIENT", "INNER", "CONNECTION", "CHILDREN", "HELD BY", "SINCE")
+			t := newTable("ID", "SLOT", "IDENTITY", "CLIENT", "INNER", "CONNECTION", "TIER", "CHILDREN", "HELD BY", "SINCE")
 			for _, s := range all.Sessions {
 				since := ""
 				if s.Established != nil {
 					since = stamp(s.Established)
 				}
-				t.add(s.Id, fmt.Sprint(s.Slot), s.Identity, s.Client, strings.Join(s.InnerAddresses, " "), s.Connection,
+				t.add(s.Id, fmt.Sprint(s.Slot), s.Identity, s.Client, strings.Join(s.InnerAddresses, " "), s.Connection, s.Tier,
 					fmt.Sprint(s.Children), strings.Join(s.HeldBy, " "), since)
 			}
 			return t.print(a.out)
