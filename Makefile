@@ -76,8 +76,8 @@ shadowcastd-previous: ## a daemon that speaks the replication protocol before, t
 lab-upgrade: build shadowcastd-previous ## the upgrade of docs/operations.md, between two versions under traffic
 	$(BIN)/shadowlab run upgrade
 
-lab-more: build ## repairs by the audit, lifetimes across a takeover, strangers refused, the unit's capabilities
-	$(BIN)/shadowlab run 'audit-*' refusals unit-capabilities
+lab-more: build ## repairs by the audit, lifetimes across a takeover, strangers refused, the unit's capabilities, tiers, the CA replaced
+	$(BIN)/shadowlab run 'audit-*' refusals unit-capabilities tiers ca-rotation
 
 lab-partitions: build ## a fleet that falls apart and comes together: partitions, claimants, ex-owners, restarts, a cold start, uneven paths
 	$(BIN)/shadowlab run 'partition-*' claimants ex-owner cold-start daemon-restart home-return registrars-leader takeover-loaded move-uneven-path

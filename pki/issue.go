@@ -15,6 +15,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"time"
 )
 
@@ -81,9 +82,25 @@ func Init(dir string, o Options) (Made, error) {
 	if !fleetForm.MatchString(o.Fleet) {
 		return Made{}, fmt.Errorf("make CA: fleet %q: want 3 to 32 lower-case letters, digits and hyphens", o.Fleet)
 	}
-	_, key, err := ed25519.GenerateKey(rand.Reader)
+	der, keyPEM, until, err := newCA(o)
 	if err != nil {
 		return Made{}, fmt.Errorf("make CA: %w", err)
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return Made{}, fmt.Errorf("make CA: %w", err)
+	}
+	return write(o, until, o.Fleet,
+		output{filepath.Join(dir, CAKeyFile), 0o600, keyPEM},
+		output{filepath.Join(dir, CACertFile), 0o644, encodeCert(der)},
+		output{filepath.Join(dir, FleetKeyFile), 0o600, []byte(hex.EncodeToString(random(FleetKeySize)) + "\n")},
+	)
+}
+
+// newCA makes the CA of fleet o.Fleet: its certificate (DER), its key (PEM) and its end.
+func newCA(o Options) (der, keyPEM []byte, until time.Time, err error) {
+	_, key, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return nil, nil, until, err
 	}
 	tmpl := &x509.Certificate{
 		SerialNumber:          serial(),
@@ -96,22 +113,69 @@ func Init(dir string, o Options) (Made, error) {
 		MaxPathLenZero:        true,
 		URIs:                  []*url.URL{{Scheme: scheme, Host: o.Fleet}},
 	}
-	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, key.Public(), key)
+	if der, err = x509.CreateCertificate(rand.Reader, tmpl, tmpl, key.Public(), key); err != nil {
+		return nil, nil, until, err
+	}
+	keyPEM, err = encodeKey(key)
+	return der, keyPEM, tmpl.NotAfter, err
+}
+
+// maxCAs bounds the CAs that a fleet trusts at once.
+const maxCAs = 3
+
+// Rotate makes a new CA for the fleet whose CA is in dir. ca.crt holds the old ones
+// beside it until Retire, so that certificates of both are trusted meanwhile; ca.key is
+// the new one's. The fleet key stays.
+func Rotate(dir string, o Options) (Made, error) {
+	wrap := func(err error) (Made, error) { return Made{}, fmt.Errorf("replace the CA: %w", err) }
+	if err := o.fill(DefaultCAValidity); err != nil {
+		return wrap(err)
+	}
+	_, _, fleet, err := loadCA(dir)
 	if err != nil {
-		return Made{}, fmt.Errorf("make CA: %w", err)
+		return wrap(err)
 	}
-	keyPEM, err := encodeKey(key)
+	olds, err := readCerts(filepath.Join(dir, CACertFile))
 	if err != nil {
-		return Made{}, fmt.Errorf("make CA: %w", err)
+		return wrap(err)
 	}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return Made{}, fmt.Errorf("make CA: %w", err)
+	if len(olds) >= maxCAs {
+		return wrap(fmt.Errorf("%s holds %d CAs already: retire the old ones first", CACertFile, len(olds)))
 	}
-	return write(o, tmpl.NotAfter, o.Fleet,
-		output{filepath.Join(dir, CAKeyFile), 0o600, keyPEM},
-		output{filepath.Join(dir, CACertFile), 0o644, encodeCert(der)},
-		output{filepath.Join(dir, FleetKeyFile), 0o600, []byte(hex.EncodeToString(random(FleetKeySize)) + "\n")},
-	)
+	o.Fleet, o.Force = fleet, true
+	der, keyPEM, until, err := newCA(o)
+	if err != nil {
+		return wrap(err)
+	}
+	bundle := encodeCert(der)
+	for _, c := range olds {
+		bundle = append(bundle, encodeCert(c.Raw)...)
+	}
+	made, err := write(o, until, fleet, output{filepath.Join(dir, CACertFile), 0o644, bundle}, output{filepath.Join(dir, CAKeyFile), 0o600, keyPEM})
+	if err != nil {
+		return wrap(err)
+	}
+	return made, nil
+}
+
+// Retire leaves in dir's ca.crt the CA alone whose key is ca.key: certificates of the
+// others are worthless once every appliance has that file.
+func Retire(dir string) (Made, error) {
+	ca, _, fleet, err := loadCA(dir)
+	if err == nil {
+		var all []*x509.Certificate
+		if all, err = readCerts(filepath.Join(dir, CACertFile)); err == nil && len(all) == 1 {
+			err = fmt.Errorf("%s holds one CA: there is none to retire", CACertFile)
+		}
+	}
+	var made Made
+	if err == nil {
+		made, err = write(Options{Force: true}, ca.NotAfter, fleet, output{filepath.Join(dir, CACertFile), 0o644, encodeCert(ca.Raw)})
+	}
+	if err != nil {
+		return Made{}, fmt.Errorf("retire old CAs: %w", err)
+	}
+	return made, nil
 }
 
 // Issue makes the certificate and key of appliance name, signed by the CA in
@@ -204,11 +268,12 @@ func loadCA(dir string) (*x509.Certificate, crypto.Signer, string, error) {
 	if err != nil {
 		return nil, nil, "", err
 	}
-	if !matches(certs[0], key) {
+	i := slices.IndexFunc(certs, func(c *x509.Certificate) bool { return matches(c, key) })
+	if i < 0 {
 		return nil, nil, "", fmt.Errorf("%s is not the key of %s", CAKeyFile, CACertFile)
 	}
-	fleet, err := fleetOf(certs[0])
-	return certs[0], key, fleet, err
+	fleet, err := fleetOf(certs[i])
+	return certs[i], key, fleet, err
 }
 
 // fleetOf reads the fleet identifier from a CA certificate.

@@ -26,7 +26,7 @@ Run both commands in one safe place. Then give each appliance ca.crt, fleet.key,
 its own <name>.crt and <name>.key, and nobody ca.key. Nothing is overwritten
 without --force.`,
 	}
-	cmd.AddCommand(pkiInitCommand(a), pkiIssueCommand(a))
+	cmd.AddCommand(pkiInitCommand(a), pkiIssueCommand(a), pkiRotateCommand(a), pkiRetireCommand(a))
 	return cmd
 }
 
@@ -109,6 +109,53 @@ A person needs ca.crt, NAME.crt and NAME.key.`,
 	cmd.Flags().StringVar(&role, "role", "", "make a person's certificate: viewer, operator or admin")
 	cmd.Flags().IntVar(&days, "days", int(pki.DefaultCertValidity/day), "validity of the certificate, at most that of the CA")
 	cmd.Flags().BoolVar(&o.Force, "force", false, "overwrite the certificate and key")
+	return cmd
+}
+
+func pkiRotateCommand(a *app) *cobra.Command {
+	var dir string
+	var days int
+	cmd := &cobra.Command{
+		Use:   "rotate",
+		Short: "Make a new CA beside the one in use",
+		Long: `Make a new CA beside the one in use, for the same fleet.
+
+ca.crt then holds both: give it to every appliance and reload each. Then issue
+all certificates again and reload, and end with 'shadowctl pki retire'. The
+fleet key stays. Sessions do not notice.`,
+		Example: "  shadowctl pki rotate --dir ./pki",
+		Args:    cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			v, err := validity(days)
+			if err != nil {
+				return err
+			}
+			made, err := pki.Rotate(dir, pki.Options{Validity: v})
+			return a.told(made, err)
+		},
+	}
+	cmd.Flags().StringVar(&dir, "dir", defaultPKI, "`directory` of the CA")
+	cmd.Flags().IntVar(&days, "days", int(pki.DefaultCAValidity/day), "validity of the new CA")
+	return cmd
+}
+
+func pkiRetireCommand(a *app) *cobra.Command {
+	var dir string
+	cmd := &cobra.Command{
+		Use:   "retire",
+		Short: "Take the CAs before the newest out of ca.crt",
+		Long: `Take the CAs before the newest out of ca.crt, at the end of a rotation.
+
+Give the file to every appliance and reload each: certificates of the old CA
+are refused from then on.`,
+		Example: "  shadowctl pki retire --dir ./pki",
+		Args:    cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			made, err := pki.Retire(dir)
+			return a.told(made, err)
+		},
+	}
+	cmd.Flags().StringVar(&dir, "dir", defaultPKI, "`directory` of the CA")
 	return cmd
 }
 

@@ -31,6 +31,7 @@ type Fabric struct {
 	cfg   Config
 	spec  charon.Spec
 	table *table // Run's goroutine only
+	again chan struct{}
 
 	mu   sync.Mutex
 	last []PeerStatus
@@ -51,7 +52,7 @@ func New(cfg Config) (*Fabric, error) {
 	if err != nil {
 		return nil, fmt.Errorf("configure the fabric: %w", err)
 	}
-	f := &Fabric{cfg: cfg, spec: charon.Spec{Name: "fabric", Dir: dir, Netns: cfg.Netns, Conf: text}, table: newTable(&cfg)}
+	f := &Fabric{cfg: cfg, spec: charon.Spec{Name: "fabric", Dir: dir, Netns: cfg.Netns, Conf: text}, table: newTable(&cfg), again: make(chan struct{}, 1)}
 	f.last = f.table.status()
 	return f, nil
 }
@@ -61,6 +62,16 @@ func (f *Fabric) String() string { return "fabric" }
 // Protect installs the block policies. From then on nothing passes between
 // appliances unprotected; Run lets it pass protected.
 func (f *Fabric) Protect() error { return setBlocks(f.cfg.Netns, f.cfg.blocks()) }
+
+// Reload has charon take the credential files as they are now. SAs go on; what is
+// negotiated from now on is proven by the new ones. A failure is noticed, and what was
+// loaded before stays.
+func (f *Fabric) Reload() {
+	select {
+	case f.again <- struct{}{}:
+	default:
+	}
+}
 
 // Status describes the tunnel to each peer, in the order of Config.Peers. It is
 // what charon said last; its SAs go on while it is dead.
@@ -220,6 +231,11 @@ func (f *Fabric) drive(ctx context.Context, v *charon.Vici, changed <-chan struc
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-f.again:
+			if err := f.load(ctx, v); err != nil {
+				f.notify(Notice{Warn: true, Text: "the fabric keeps its credentials", Reason: err.Error()})
+			}
+			continue
 		case <-changed:
 		case <-t.C:
 		}

@@ -50,6 +50,9 @@ func (a *Appliance) Reload(file string, level *slog.LevelVar) {
 	if err := a.identity.Reload(); err != nil {
 		a.events.Add(Entry{Kind: "reload", Warn: true, Text: "the certificates in use are kept", Reason: err.Error()})
 	} else {
+		if a.fabric != nil {
+			a.fabric.Reload()
+		}
 		done = append(done, "certificates until "+a.identity.NotAfter().Format("2006-01-02"))
 	}
 	a.events.Add(Entry{Kind: "reload", Text: "the configuration was read again", Reason: "applied: " + strings.Join(done, ", ")})
