@@ -13,7 +13,7 @@ export GOFLAGS     ?= -trimpath
 
 VERSION ?=
 
-.PHONY: deps build deb generate test unit race lab lint fuzz sim sim-mutants bench bench-collect bench-hwhealth demo campaign lab-routers lab-more lab-partitions lab-upgrade shadowcastd-previous clean
+.PHONY: deps build deb generate test unit race lab lint lint-proto fuzz sim sim-mutants bench bench-collect bench-hwhealth demo campaign lab-routers lab-more lab-partitions lab-upgrade shadowcastd-previous clean
 
 deps: ## install what Debian must provide, leaving no service running
 	$(SUDO) sh scripts/deps.sh
@@ -40,6 +40,11 @@ lint: ## gofmt, vet, staticcheck
 	@fmt=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$fmt" ] || { echo "gofmt: $$fmt"; exit 1; }
 	$(GO) vet ./...
 	$(GO) tool staticcheck ./...
+
+# Pinned; too large a tree of dependencies to be a tool of this module.
+BUF ?= $(GO) run github.com/bufbuild/buf/cmd/buf@v1.50.0
+lint-proto: ## the .proto files by buf's rules (buf.yaml); compiles buf the first time
+	$(BUF) lint
 
 sim: ## SEEDS runs of the simulator from seed FROM
 	$(GO) run ./tests/sim -from $(FROM) -runs $(SEEDS)

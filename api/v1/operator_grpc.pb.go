@@ -44,6 +44,7 @@ type OperatorServiceClient interface {
 	GetStatus(ctx context.Context, in *GetStatusRequest, opts ...grpc.CallOption) (*GetStatusResponse, error)
 	// ListSlots lists all slots of the fleet as this appliance sees them.
 	ListSlots(ctx context.Context, in *ListSlotsRequest, opts ...grpc.CallOption) (*ListSlotsResponse, error)
+	// GetSlot returns one slot as this appliance sees it.
 	GetSlot(ctx context.Context, in *GetSlotRequest, opts ...grpc.CallOption) (*GetSlotResponse, error)
 	// ListSessions pages through the sessions that this appliance holds.
 	ListSessions(ctx context.Context, in *ListSessionsRequest, opts ...grpc.CallOption) (*ListSessionsResponse, error)
@@ -56,6 +57,7 @@ type OperatorServiceClient interface {
 	WatchEvents(ctx context.Context, in *WatchEventsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchEventsResponse], error)
 	// GetPeers lists the other appliances.
 	GetPeers(ctx context.Context, in *GetPeersRequest, opts ...grpc.CallOption) (*GetPeersResponse, error)
+	// GetBGP tells the sessions with routers and what is announced to them.
 	GetBGP(ctx context.Context, in *GetBGPRequest, opts ...grpc.CallOption) (*GetBGPResponse, error)
 }
 
@@ -189,6 +191,7 @@ type OperatorServiceServer interface {
 	GetStatus(context.Context, *GetStatusRequest) (*GetStatusResponse, error)
 	// ListSlots lists all slots of the fleet as this appliance sees them.
 	ListSlots(context.Context, *ListSlotsRequest) (*ListSlotsResponse, error)
+	// GetSlot returns one slot as this appliance sees it.
 	GetSlot(context.Context, *GetSlotRequest) (*GetSlotResponse, error)
 	// ListSessions pages through the sessions that this appliance holds.
 	ListSessions(context.Context, *ListSessionsRequest) (*ListSessionsResponse, error)
@@ -201,6 +204,7 @@ type OperatorServiceServer interface {
 	WatchEvents(*WatchEventsRequest, grpc.ServerStreamingServer[WatchEventsResponse]) error
 	// GetPeers lists the other appliances.
 	GetPeers(context.Context, *GetPeersRequest) (*GetPeersResponse, error)
+	// GetBGP tells the sessions with routers and what is announced to them.
 	GetBGP(context.Context, *GetBGPRequest) (*GetBGPResponse, error)
 	mustEmbedUnimplementedOperatorServiceServer()
 }

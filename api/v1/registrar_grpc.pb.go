@@ -31,6 +31,7 @@ const (
 // RegistrarService shows and changes the registrars, which keep the replicated
 // ticket log. Any appliance may be asked.
 type RegistrarServiceClient interface {
+	// ListRegistrars tells who keeps the ticket log and who leads.
 	ListRegistrars(ctx context.Context, in *ListRegistrarsRequest, opts ...grpc.CallOption) (*Registrars, error)
 	// AddRegistrar makes an appliance keep the log too.
 	AddRegistrar(ctx context.Context, in *AddRegistrarRequest, opts ...grpc.CallOption) (*Registrars, error)
@@ -83,6 +84,7 @@ func (c *registrarServiceClient) RemoveRegistrar(ctx context.Context, in *Remove
 // RegistrarService shows and changes the registrars, which keep the replicated
 // ticket log. Any appliance may be asked.
 type RegistrarServiceServer interface {
+	// ListRegistrars tells who keeps the ticket log and who leads.
 	ListRegistrars(context.Context, *ListRegistrarsRequest) (*Registrars, error)
 	// AddRegistrar makes an appliance keep the log too.
 	AddRegistrar(context.Context, *AddRegistrarRequest) (*Registrars, error)

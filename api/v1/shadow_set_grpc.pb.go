@@ -28,6 +28,7 @@ const (
 //
 // ShadowSetService explains which appliances shadow a slot, and why these.
 type ShadowSetServiceClient interface {
+	// GetShadowSets explains the shadow sets as this appliance sees them.
 	GetShadowSets(ctx context.Context, in *GetShadowSetsRequest, opts ...grpc.CallOption) (*GetShadowSetsResponse, error)
 }
 
@@ -55,6 +56,7 @@ func (c *shadowSetServiceClient) GetShadowSets(ctx context.Context, in *GetShado
 //
 // ShadowSetService explains which appliances shadow a slot, and why these.
 type ShadowSetServiceServer interface {
+	// GetShadowSets explains the shadow sets as this appliance sees them.
 	GetShadowSets(context.Context, *GetShadowSetsRequest) (*GetShadowSetsResponse, error)
 	mustEmbedUnimplementedShadowSetServiceServer()
 }

@@ -35,6 +35,7 @@ type UpgradeLockServiceClient interface {
 	AcquireUpgradeLock(ctx context.Context, in *AcquireUpgradeLockRequest, opts ...grpc.CallOption) (*UpgradeLock, error)
 	// ReleaseUpgradeLock gives back what this appliance holds.
 	ReleaseUpgradeLock(ctx context.Context, in *ReleaseUpgradeLockRequest, opts ...grpc.CallOption) (*UpgradeLock, error)
+	// GetUpgradeLock tells who holds the lock.
 	GetUpgradeLock(ctx context.Context, in *GetUpgradeLockRequest, opts ...grpc.CallOption) (*UpgradeLock, error)
 }
 
@@ -87,6 +88,7 @@ type UpgradeLockServiceServer interface {
 	AcquireUpgradeLock(context.Context, *AcquireUpgradeLockRequest) (*UpgradeLock, error)
 	// ReleaseUpgradeLock gives back what this appliance holds.
 	ReleaseUpgradeLock(context.Context, *ReleaseUpgradeLockRequest) (*UpgradeLock, error)
+	// GetUpgradeLock tells who holds the lock.
 	GetUpgradeLock(context.Context, *GetUpgradeLockRequest) (*UpgradeLock, error)
 	mustEmbedUnimplementedUpgradeLockServiceServer()
 }

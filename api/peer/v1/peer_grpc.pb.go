@@ -30,6 +30,8 @@ const (
 // ReplicaClient is the client API for Replica service.
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
+//
+// Replica is served by every appliance that keeps twins.
 type ReplicaClient interface {
 	// Shadow feeds one slot to one shadow. The owner dials and speaks first:
 	//
@@ -94,6 +96,8 @@ type Replica_FetchClient = grpc.ServerStreamingClient[FetchReply]
 // ReplicaServer is the server API for Replica service.
 // All implementations must embed UnimplementedReplicaServer
 // for forward compatibility.
+//
+// Replica is served by every appliance that keeps twins.
 type ReplicaServer interface {
 	// Shadow feeds one slot to one shadow. The owner dials and speaks first:
 	//

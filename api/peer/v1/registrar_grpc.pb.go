@@ -32,15 +32,19 @@ const (
 // RegistrarClient is the client API for Registrar service.
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
+//
+// Registrar is served by every appliance; those that keep no log know who does.
 type RegistrarClient interface {
 	// Raft carries the octets of one connection between two members. The caller
 	// begins with a message that has only to and from; the other end answers with
 	// an empty message, or refuses with a status.
 	Raft(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[RaftOctets, RaftOctets], error)
+	// Describe tells what this appliance knows of the log.
 	Describe(ctx context.Context, in *DescribeRequest, opts ...grpc.CallOption) (*RegistrarDescription, error)
 	// IssueTicket returns the next ticket of a slot. FAILED_PRECONDITION: refused,
 	// asking again does not help. UNAVAILABLE: no leader is known here.
 	IssueTicket(ctx context.Context, in *IssueTicketRequest, opts ...grpc.CallOption) (*IssueTicketReply, error)
+	// ChangeRegistrars adds, removes or replaces one member.
 	ChangeRegistrars(ctx context.Context, in *ChangeRegistrarsRequest, opts ...grpc.CallOption) (*ChangeRegistrarsReply, error)
 	// Enrol makes this appliance keep a log, so that it can be added.
 	Enrol(ctx context.Context, in *EnrolRequest, opts ...grpc.CallOption) (*EnrolReply, error)
@@ -110,15 +114,19 @@ func (c *registrarClient) Enrol(ctx context.Context, in *EnrolRequest, opts ...g
 // RegistrarServer is the server API for Registrar service.
 // All implementations must embed UnimplementedRegistrarServer
 // for forward compatibility.
+//
+// Registrar is served by every appliance; those that keep no log know who does.
 type RegistrarServer interface {
 	// Raft carries the octets of one connection between two members. The caller
 	// begins with a message that has only to and from; the other end answers with
 	// an empty message, or refuses with a status.
 	Raft(grpc.BidiStreamingServer[RaftOctets, RaftOctets]) error
+	// Describe tells what this appliance knows of the log.
 	Describe(context.Context, *DescribeRequest) (*RegistrarDescription, error)
 	// IssueTicket returns the next ticket of a slot. FAILED_PRECONDITION: refused,
 	// asking again does not help. UNAVAILABLE: no leader is known here.
 	IssueTicket(context.Context, *IssueTicketRequest) (*IssueTicketReply, error)
+	// ChangeRegistrars adds, removes or replaces one member.
 	ChangeRegistrars(context.Context, *ChangeRegistrarsRequest) (*ChangeRegistrarsReply, error)
 	// Enrol makes this appliance keep a log, so that it can be added.
 	Enrol(context.Context, *EnrolRequest) (*EnrolReply, error)
