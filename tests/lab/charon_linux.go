@@ -174,7 +174,7 @@ func (s ConnSpec) plugins() []string {
 	case EAPMSCHAPv2:
 		return []string{"eap-identity", "eap-mschapv2", "gcrypt"}
 	case EAPTLS:
-		return []string{"eap-identity", "eap-tls"}
+		return []string{"eap-identity", "gcrypt", "eap-tls"}
 	}
 	return nil
 }
