@@ -6,6 +6,7 @@ import (
 	"time"
 
 	v1 "github.com/shadowcast/shadowcast/api/v1"
+	"github.com/shadowcast/shadowcast/config"
 	"github.com/shadowcast/shadowcast/docs"
 )
 
@@ -16,7 +17,9 @@ const previousDaemon = "shadowcastd-previous"
 
 func init() {
 	o := fleetOptions(ConnSpec{Cert: true})
-	o.BFD = patientBFD
+	// Nothing fails here, and a daemon that starts takes the guest's only processor for
+	// seconds: nobody may be missed for that.
+	o.BFD, o.Probe, o.PPS = BFD{Interval: 500 * time.Millisecond, Multiplier: 6}, config.Probe{Interval: 200 * time.Millisecond, Lost: 10}, 100
 	Register(Scenario{
 		Name: "upgrade", Doc: "docs/operations.md upgrades a fleet under traffic, one appliance after another, from a daemon that speaks the replication protocol before",
 		Need: fleetNeed, Options: o, Timeout: 8 * time.Minute, Bench: true, Run: upgrade,
@@ -34,6 +37,7 @@ func upgrade(t *T, l *Lab) {
 		t.Check(a.Prepare())
 		a.Binary = old
 		a.Config.Fleet.Handover.HoldDown = 3 * time.Second
+		a.Config.Fleet.DeadMan = 4 * time.Second
 	}
 	s, _ := start(t, l)
 	versions(t, l, nil)
