@@ -138,7 +138,7 @@ func alerts(t *T, l *Lab) {
 }
 
 // stepPatience bounds the wait for a fault's alerts.
-const stepPatience = 40 * time.Second
+const stepPatience = 90 * time.Second
 
 // step does something and waits until the alerts fire that it must raise.
 func (d *drill) step(fault string, do func() error, want ...string) {
