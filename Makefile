@@ -13,7 +13,7 @@ export GOFLAGS     ?= -trimpath
 
 VERSION ?=
 
-.PHONY: deps build deb generate test unit race lab lint lint-proto fuzz sim sim-mutants bench bench-collect bench-hwhealth demo campaign lab-routers lab-more lab-partitions lab-upgrade shadowcastd-previous clean
+.PHONY: deps build deb generate test unit race lab lint lint-proto fuzz sim sim-mutants bench bench-collect bench-hwhealth demo campaign lab-routers lab-more lab-partitions lab-upgrade lab-install shadowcastd-previous clean
 
 deps: ## install what Debian must provide, leaving no service running
 	$(SUDO) sh scripts/deps.sh
@@ -80,6 +80,9 @@ shadowcastd-previous: ## a daemon that speaks the replication protocol before, t
 
 lab-upgrade: build shadowcastd-previous ## the upgrade of docs/operations.md, between two versions under traffic
 	$(BIN)/shadowlab run upgrade
+
+lab-install: build deb ## docs/install.md as it stands, with the package on three machines: preflight's findings and fixes, a client, a move
+	$(BIN)/shadowlab run install
 
 lab-more: build ## repairs by the audit, lifetimes across a takeover, strangers refused, the unit's capabilities, tiers, the CA replaced
 	$(BIN)/shadowlab run 'audit-*' refusals unit-capabilities tiers ca-rotation

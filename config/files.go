@@ -41,7 +41,7 @@ func (c *Config) CheckFiles() error {
 
 // identity checks what the files of package pki hold.
 func (c *collector) identity(cfg *Config) {
-	issue := fmt.Sprintf("`shadowctl pki issue %s --address %s` makes a new one", cfg.Node, cfg.Self().Address)
+	issue := fmt.Sprintf("`shadowctl pki issue %s --address %s --force` makes a new one", cfg.Node, cfg.Self().Address)
 	if _, err := pki.Load(pki.Files{CA: cfg.PKI.CA, Cert: cfg.PKI.Cert, Key: cfg.PKI.Key}, cfg.Node); err != nil {
 		path := "pki.cert"
 		switch text := err.Error(); {

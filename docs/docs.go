@@ -7,3 +7,8 @@ import _ "embed"
 //
 //go:embed operations.md
 var Operations string
+
+// Install is install.md.
+//
+//go:embed install.md
+var Install string

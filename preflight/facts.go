@@ -76,6 +76,8 @@ type Port struct {
 	Protocol string // "udp" or "tcp"
 	Addr     netip.AddrPort
 	Process  string // name, "" unknown
+	// Own: a charon that a daemon of ours has started; it may outlive the daemon.
+	Own bool
 }
 
 // Interface is a network interface of the configuration.

@@ -49,7 +49,7 @@ func Gather(ctx context.Context, c *config.Config, n Network) *Facts {
 	f.BPFMounted = fileSystem(c.BPFDir) == unix.BPF_FS_MAGIC
 	f.StateWritable = writable(c.StateDir)
 	f.strongSwan(ctx)
-	f.Ports = boundPorts()
+	f.Ports = boundPorts(c.RunDir)
 	f.certificates()
 	var tx unix.Timex
 	if state, err := unix.Adjtimex(&tx); err == nil {

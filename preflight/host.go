@@ -132,8 +132,8 @@ func ports(f *Facts, out *findings) {
 		fix   string
 	}
 	needs := []need{
-		{"udp", 500, "IKE between appliances", "systemctl disable --now strongswan strongswan-starter"},
-		{"udp", 4500, "IKE between appliances", "systemctl disable --now strongswan strongswan-starter"},
+		{"udp", 500, "IKE between appliances", "end the other IKE daemon"},
+		{"udp", 4500, "IKE between appliances", "end the other IKE daemon"},
 		{"udp", self.ProbePort, "probes and claims", "set fleet.appliances[].probe_port, or end the process"},
 		{"tcp", self.ReplicationPort, "replication", "set fleet.appliances[].replication_port, or end the process"},
 	}
@@ -143,24 +143,26 @@ func ports(f *Facts, out *findings) {
 	if c.BGP.Enabled() {
 		needs = append(needs, need{"tcp", c.BGP.ListenPort, "BGP", "set bgp.listen_port, or end the other BGP daemon"})
 		if slices.ContainsFunc(c.BGP.Peers, func(p config.BGPPeer) bool { return p.BFD.Enabled }) {
-			needs = append(needs, need{"udp", 3784, "BFD", "end the other BFD daemon (systemctl disable --now frr bird)"})
+			needs = append(needs, need{"udp", 3784, "BFD", "end the other BFD daemon"})
 		}
 	}
 	for _, p := range f.Ports {
 		for _, n := range needs {
-			if p.Protocol != n.proto || p.Addr.Port() != n.port || ours(p.Process) {
+			if p.Protocol != n.proto || p.Addr.Port() != n.port || p.Own || strings.HasPrefix(p.Process, "shadowcastd") {
 				continue
 			}
 			who := p.Process
 			if who == "" {
 				who = "another process"
 			}
-			out.add(Fatal, "port", n.what+" needs the port", n.fix, "%s has bound %s %s", who, p.Protocol, p.Addr)
+			fix := n.fix
+			if unit := packaged[p.Process]; unit != "" && n.proto == "udp" {
+				fix = "systemctl disable --now " + unit
+			}
+			out.add(Fatal, "port", n.what+" needs the port", fix, "%s has bound %s %s", who, p.Protocol, p.Addr)
 		}
 	}
 }
 
-// ours are the processes of a running appliance.
-func ours(process string) bool {
-	return strings.HasPrefix(process, "shadowcastd") || strings.HasPrefix(process, "charon")
-}
+// packaged are the units of Debian whose processes take ports of IKE and BFD.
+var packaged = map[string]string{"charon-systemd": "strongswan", "charon": "strongswan-starter", "bird": "bird", "bfdd": "frr"}

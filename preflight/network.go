@@ -2,6 +2,7 @@ package preflight
 
 import (
 	"maps"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -37,7 +38,7 @@ func interfaces(f *Facts, out *findings) {
 	}
 	for _, v := range c.Fleet.VIPs {
 		if slices.Contains(f.LocalAddresses, v) {
-			out.add(Fatal, "vip-address", "the VIP lives inside the slots; here it would take their packets", "ip addr del "+v.String()+" dev lo", "this machine has the VIP %s in its own namespace", v)
+			out.add(Fatal, "vip-address", "the VIP lives inside the slots; here it would take their packets", "ip addr del "+netip.PrefixFrom(v, v.BitLen()).String()+" dev lo", "this machine has the VIP %s in its own namespace", v)
 		}
 	}
 	for _, p := range c.BGP.Peers {

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -40,7 +42,7 @@ func fine(t *testing.T) *Facts {
 	for _, x := range []Feature{XFRM, ESN, Netns, Veth, ClsBPF, RingBuf, RedirectBPF, IPIP, GRE6, Plug} {
 		f.Features[x] = nil
 	}
-	f.Ports = []Port{{"udp", netip.MustParseAddrPort("0.0.0.0:500"), "charon-systemd"}, {"tcp", netip.MustParseAddrPort("192.0.2.11:4501"), "shadowcastd"}, {"tcp", netip.MustParseAddrPort("0.0.0.0:22"), "sshd"}}
+	f.Ports = []Port{{"udp", netip.MustParseAddrPort("0.0.0.0:500"), "charon-systemd", true}, {"tcp", netip.MustParseAddrPort("192.0.2.11:4501"), "shadowcastd", false}, {"tcp", netip.MustParseAddrPort("0.0.0.0:22"), "sshd", false}}
 	return f
 }
 
@@ -96,15 +98,20 @@ func TestFindings(t *testing.T) {
 		{"no connection", func(f *Facts) { f.Names = 0 }, "no-connections", Warning, "no connection", "conf.d"},
 		{"no DPD", func(f *Facts) { f.DPD = 0 }, "dpd", Info, "dpd_delay", "dpd_delay = 60s"},
 		{"IKE taken", func(f *Facts) {
-			f.Ports = append(f.Ports, Port{"udp", netip.MustParseAddrPort("0.0.0.0:500"), "pluto"})
-		}, "port", Fatal, "pluto has bound udp 0.0.0.0:500", "strongswan"},
+			f.Ports = append(f.Ports, Port{"udp", netip.MustParseAddrPort("0.0.0.0:500"), "pluto", false})
+		}, "port", Fatal, "pluto has bound udp 0.0.0.0:500", "other IKE daemon"},
+		{"the packaged strongSwan", func(f *Facts) {
+			f.Ports = append(f.Ports, Port{"udp", netip.MustParseAddrPort("0.0.0.0:4500"), "charon-systemd", false})
+		}, "port", Fatal, "charon-systemd has bound udp 0.0.0.0:4500", "systemctl disable --now strongswan"},
 		{"BGP taken", func(f *Facts) {
-			f.Ports = append(f.Ports, Port{"tcp", netip.MustParseAddrPort("[::]:179"), "bird"})
+			f.Ports = append(f.Ports, Port{"tcp", netip.MustParseAddrPort("[::]:179"), "bird", false})
 		}, "port", Fatal, "bird has bound tcp [::]:179", "bgp.listen_port"},
-		{"BFD taken by somebody", func(f *Facts) { f.Ports = append(f.Ports, Port{"udp", netip.MustParseAddrPort("0.0.0.0:3784"), ""}) }, "port", Fatal, "another process has bound udp", "other BFD daemon"},
+		{"BFD taken by somebody", func(f *Facts) {
+			f.Ports = append(f.Ports, Port{"udp", netip.MustParseAddrPort("0.0.0.0:3784"), "", false})
+		}, "port", Fatal, "another process has bound udp", "other BFD daemon"},
 		{"certificate broken", func(f *Facts) { f.Identity = errors.New("read ams.crt: no such file") }, "certificate", Fatal, "no such file", "shadowctl pki issue ams --address 192.0.2.11"},
 		{"certificate over", func(f *Facts) { f.NotAfter = now.Add(-time.Hour) }, "certificate-expired", Fatal, "ended on 2026-11-01", "shadowctl pki issue ams"},
-		{"certificate ends", func(f *Facts) { f.NotAfter = now.AddDate(0, 0, 10) }, "certificate-ends", Warning, "ends on 2026-11-11", "shadowctl pki issue ams"},
+		{"certificate ends", func(f *Facts) { f.NotAfter = now.AddDate(0, 0, 10) }, "certificate-ends", Warning, "ends on 2026-11-11", "shadowctl pki issue ams --address 192.0.2.11 --dir pki --force, where"},
 		{"CA ends", func(f *Facts) { f.CANotAfter = now.AddDate(0, 0, 10) }, "certificate-ends", Warning, "the CA /etc/shadowcast/pki/ca.crt", "shadowctl pki init"},
 		{"clock behind", func(f *Facts) { f.NotBefore = now.Add(time.Hour) }, "certificate-future", Fatal, "valid from 2026-11-01 13:00:00", "timedatectl"},
 		{"no fleet key", func(f *Facts) { f.FleetKey = errors.New("open fleet.key: no such file") }, "fleet-key", Fatal, "fleet.key", "/etc/shadowcast/pki/fleet.key"},
@@ -116,7 +123,7 @@ func TestFindings(t *testing.T) {
 		{"LRO", link(func(i *Interface) { i.Features = map[string]bool{"rx-lro": true} }), "offload", Warning, "eth0 has rx-lro", "ethtool -K eth0 lro off"},
 		{"own address missing", func(f *Facts) { f.LocalAddresses = f.LocalAddresses[1:] }, "address", Fatal, "192.0.2.11", "ip addr add 192.0.2.11/32 dev lo"},
 		{"BGP address missing", func(f *Facts) { f.LocalAddresses = f.LocalAddresses[:2] }, "bgp-address", Fatal, "10.0.0.2", "ip addr add 10.0.0.2"},
-		{"VIP here", func(f *Facts) { f.LocalAddresses = append(f.LocalAddresses, f.Config.Fleet.VIPs[0]) }, "vip-address", Fatal, "VIP 198.51.100.1", "ip addr del"},
+		{"VIP here", func(f *Facts) { f.LocalAddresses = append(f.LocalAddresses, f.Config.Fleet.VIPs[0]) }, "vip-address", Fatal, "VIP 198.51.100.1", "ip addr del 198.51.100.1/32 dev lo"},
 		{"dumpable", func(f *Facts) { f.Sysctls["fs.suid_dumpable"] = "1" }, "sysctl", Warning, "fs.suid_dumpable is 1", "sysctl -w fs.suid_dumpable=0"},
 		{"no JIT", func(f *Facts) { f.Sysctls["net.core.bpf_jit_enable"] = "0" }, "sysctl", Warning, "bpf_jit_enable is 0", "bpf_jit_enable=1"},
 		{"router silent", func(f *Facts) { f.Routers[0].Err = errors.New("i/o timeout") }, "bgp-unreachable", Warning, "edge1", "bgp.peers"},
@@ -179,6 +186,28 @@ func TestGather(t *testing.T) {
 		}
 		if !ok {
 			t.Errorf("no finding %s: %+v", want, found)
+		}
+	}
+}
+
+func TestOwnCharon(t *testing.T) {
+	for name, c := range map[string]struct {
+		comm, environ string
+		want          bool
+	}{
+		"ours":     {"charon-systemd", "PATH=/bin\x00STRONGSWAN_CONF=/run/shadowcast/fabric/strongswan.conf\x00", true},
+		"packaged": {"charon-systemd", "PATH=/bin\x00", false},
+		"another":  {"charon-systemd", "STRONGSWAN_CONF=/run/shadowcast2/strongswan.conf\x00", false},
+		"no IKE":   {"named", "STRONGSWAN_CONF=/run/shadowcast/fabric/strongswan.conf\x00", false},
+	} {
+		dir := t.TempDir()
+		for file, text := range map[string]string{"comm": c.comm + "\n", "environ": c.environ} {
+			if err := os.WriteFile(filepath.Join(dir, file), []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got := ownCharon(dir, "/run/shadowcast"); got != c.want {
+			t.Errorf("%s: own %t", name, got)
 		}
 	}
 }

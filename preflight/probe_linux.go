@@ -76,8 +76,9 @@ func probeSA(esn bool) *netlink.XfrmState {
 	return s
 }
 
-// boundPorts lists the sockets of this namespace that may be in the way.
-func boundPorts() []Port {
+// boundPorts lists the sockets of this namespace that may be in the way. charons whose
+// configuration lies below runDir are our own.
+func boundPorts(runDir string) []Port {
 	var out []Port
 	var inodes []uint64
 	const listening = 10 // TCP_LISTEN
@@ -95,14 +96,16 @@ func boundPorts() []Port {
 			}
 		}
 	}
-	names := processes(inodes)
+	holders := processes(inodes)
 	for i := range out {
-		out[i].Process = names[inodes[i]]
+		if dir := holders[inodes[i]]; dir != "" {
+			out[i].Process, out[i].Own = processName(dir), ownCharon(dir, runDir)
+		}
 	}
 	return out
 }
 
-// processes finds who holds sockets, by inode.
+// processes finds who holds sockets, as directories in /proc by inode.
 func processes(inodes []uint64) map[uint64]string {
 	want := map[string]uint64{}
 	for _, n := range inodes {
@@ -111,16 +114,32 @@ func processes(inodes []uint64) map[uint64]string {
 	out := map[uint64]string{}
 	fds, _ := filepath.Glob("/proc/[0-9]*/fd/*")
 	for _, fd := range fds {
-		target, err := os.Readlink(fd)
-		n, ok := want[target]
-		if err != nil || !ok {
-			continue
-		}
-		if b, err := os.ReadFile(filepath.Join(filepath.Dir(filepath.Dir(fd)), "comm")); err == nil {
-			out[n] = strings.TrimSpace(string(b))
+		if target, err := os.Readlink(fd); err == nil {
+			if n, ok := want[target]; ok {
+				out[n] = filepath.Dir(filepath.Dir(fd))
+			}
 		}
 	}
 	return out
+}
+
+// processName is the name of the process of a directory in /proc, "" unknown.
+func processName(dir string) string {
+	b, err := os.ReadFile(filepath.Join(dir, "comm"))
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(b))
+}
+
+// ownCharon reports whether a process is a charon that a daemon of ours has started:
+// its strongswan.conf lies below runDir. One whose environment cannot be read is.
+func ownCharon(dir, runDir string) bool {
+	if !strings.HasPrefix(processName(dir), "charon") {
+		return false
+	}
+	b, err := os.ReadFile(filepath.Join(dir, "environ"))
+	return err != nil || strings.Contains("\x00"+string(b), "\x00STRONGSWAN_CONF="+filepath.Clean(runDir)+"/")
 }
 
 // echoWait is how long an answer may take.

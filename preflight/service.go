@@ -3,6 +3,7 @@ package preflight
 import (
 	"math"
 	"net/netip"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -58,7 +59,7 @@ func certificates(f *Facts, out *findings) {
 		return
 	}
 	const why = "appliances know each other by certificates of the fleet's CA"
-	issue := "shadowctl pki issue " + c.Node + " --address " + c.Self().Address.String() + " --dir pki"
+	issue := "shadowctl pki issue " + c.Node + " --address " + c.Self().Address.String() + " --dir pki --force, where the CA is; copy both files to " + filepath.Dir(c.PKI.Cert)
 	if f.FleetKey != nil {
 		out.add(Fatal, "fleet-key", "probes and claims are authenticated with it", "copy fleet.key from where `shadowctl pki init` ran to "+c.FleetKeyFile, "%v", f.FleetKey)
 	}

@@ -56,6 +56,11 @@ func command() *cobra.Command {
 			return err
 		}
 		r.Log = cmd.OutOrStdout()
+		for _, s := range ss {
+			if s.Memory != "" && !cmd.Flags().Changed("memory") {
+				memory = s.Memory
+			}
+		}
 		if within > 0 {
 			r.Until = time.Now().Add(within)
 		}
@@ -80,7 +85,7 @@ func command() *cobra.Command {
 	run.Flags().IntVar(&guests, "guests", 1, "user-mode Linux guests side by side, one processor each")
 	run.Flags().DurationVar(&slowest, "slowest", 0, "skip scenarios that need a guest where one stop of a traced process takes longer (0: never)")
 	run.Flags().DurationVar(&within, "within", 0, "skip scenarios not begun when this time is over (0: never)")
-	run.Flags().StringVar(&memory, "memory", uml.DefaultMemory, "memory of the user-mode Linux guest")
+	run.Flags().StringVar(&memory, "memory", uml.DefaultMemory, "memory of the user-mode Linux guest; scenarios may ask for more")
 	root.AddCommand(list, run, demoCommand(), benchCommand())
 	return root
 }

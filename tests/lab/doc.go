@@ -13,6 +13,9 @@
 // -> a Scenario drives clients, traffic and faults -> Result (JSON under
 // OutDir/<scenario>/, one line on the terminal).
 //
+// Nodes share this machine's file system, but for those of scenario install: these have
+// a root of their own (an overlay in memory), on which the package is installed.
+//
 // # The internet
 //
 //	clients c1..  10.20.<n>.0/24            clients on r2  10.21.<n>.0/24

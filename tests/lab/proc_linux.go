@@ -226,7 +226,10 @@ func usage(pid int) (Usage, error) {
 
 // pidsIn returns the processes, this one excepted, whose network namespace has
 // one of the inodes.
-func pidsIn(inodes map[uint64]bool) ([]int, error) {
+func pidsIn(inodes map[uint64]bool) ([]int, error) { return pidsWith("net", inodes) }
+
+// pidsWith is pidsIn for any kind of namespace, as /proc/PID/ns names it.
+func pidsWith(kind string, inodes map[uint64]bool) ([]int, error) {
 	d, err := os.ReadDir("/proc")
 	if err != nil {
 		return nil, fmt.Errorf("list processes: %w", err)
@@ -238,7 +241,7 @@ func pidsIn(inodes map[uint64]bool) ([]int, error) {
 			continue
 		}
 		var st unix.Stat_t
-		if unix.Stat(filepath.Join("/proc", e.Name(), "ns/net"), &st) == nil && inodes[st.Ino] {
+		if unix.Stat(filepath.Join("/proc", e.Name(), "ns", kind), &st) == nil && inodes[st.Ino] {
 			pids = append(pids, pid)
 		}
 	}
@@ -260,15 +263,23 @@ func inodesOf(names []string) (map[uint64]bool, error) {
 	return inodes, nil
 }
 
-// killIn ends every process in the namespaces called names, in rounds until none
-// is left: daemons that start others lose the race.
+// killIn ends every process in the namespaces called names.
 func killIn(names []string) error {
 	inodes, err := inodesOf(names)
-	if err != nil {
-		return err
+	if err == nil {
+		err = killWith("net", inodes)
 	}
+	if err != nil {
+		return fmt.Errorf("kill processes in %v: %w", names, err)
+	}
+	return nil
+}
+
+// killWith ends every process in namespaces of a kind, in rounds until none is left:
+// daemons that start others lose the race.
+func killWith(kind string, inodes map[uint64]bool) error {
 	for range 500 {
-		pids, err := pidsIn(inodes)
+		pids, err := pidsWith(kind, inodes)
 		if err != nil {
 			return err
 		}
@@ -280,7 +291,7 @@ func killIn(names []string) error {
 		}
 		time.Sleep(2 * time.Millisecond)
 	}
-	return fmt.Errorf("kill processes in %v: some do not end", names)
+	return errors.New("some do not end")
 }
 
 // poll calls f every interval until it reports true or ctx ends.

@@ -26,6 +26,7 @@ type Scenario struct {
 	// Options of the lab that Run gets; OutDir and BinDir are the runner's.
 	Options Options
 	Timeout time.Duration // 4 minutes if 0
+	Memory  string        // of a guest in which it is played, uml.DefaultMemory if empty
 	// Bench scenarios measure; they are played only when they are named.
 	Bench bool
 	Run   func(*T, *Lab)

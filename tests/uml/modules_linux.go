@@ -22,7 +22,7 @@ var defaultModules = []string{
 	"ipip", "tunnel4", "ip_tunnel", "ip6_tunnel", "tunnel6", "sit", "gre", "ip_gre",
 	"sch_netem", "sch_plug", "sch_ingress", "sch_fq", "cls_bpf", "cls_u32", "cls_matchall", "act_gact", "act_mirred", "act_bpf",
 	"nf_tables", "nf_conntrack", "nf_nat", "ip_tables", "iptable_nat", "iptable_filter", "iptable_mangle", "xt_MASQUERADE", "xt_conntrack", "xt_nat", "xt_tcpudp", "xt_policy",
-	"ipv6", "af_packet", "af_key", "inet_diag", "unix_diag",
+	"ipv6", "af_packet", "af_key", "inet_diag", "udp_diag", "unix_diag", "overlay",
 }
 
 // loadModules inserts names and what they depend on, in modules.dep's order.
