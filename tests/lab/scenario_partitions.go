@@ -36,7 +36,7 @@ func init() {
 	add("claimants", "the owner dies while its shadows do not hear each other: both claim, the highest ticket stays", two(), claimants)
 	// The daemon is back before anybody misses it, however busy the guest is.
 	quick := two()
-	quick.Probe = config.Probe{Interval: 250 * time.Millisecond, Lost: 20}
+	quick.Probe = config.Probe{Interval: 500 * time.Millisecond, Lost: 20}
 	add("daemon-restart", "the daemon of an owner that is the entry, too, is killed under load and started at once", quick, daemonRestart)
 
 	plain := patient(fleetOptions(ConnSpec{Cert: true}))
@@ -111,7 +111,7 @@ const restartOutage = 2500 * time.Millisecond
 func daemonRestart(t *T, l *Lab) {
 	t.Check(enterAt(l, "ams"))
 	for _, a := range l.Appliances() {
-		a.Config.Fleet.DeadMan = 6 * time.Second // a start takes long in the guest
+		a.Config.Fleet.DeadMan = 10 * time.Second // a start takes up to 8 s in the guest
 	}
 	fleetUp(t, l)
 	ss := joinAll(t, l, l.clients, 250)
