@@ -47,6 +47,9 @@ type (
 		// Takeover is false for a first claim of an empty slot and for an
 		// owner that goes on.
 		Takeover bool
+		// Ask are living shadows that may hold sessions which are missing here. The
+		// owner does not feed anybody before it has asked them, or in vain.
+		Ask []Node
 	}
 	// ActFeed changes whom the owner of Slot replicates to.
 	ActFeed struct {

@@ -182,6 +182,10 @@ func (c *Core) claim(s *slot, why string, detection time.Duration, takeover bool
 		c.noteFailure(s.owner)
 	}
 	was := s.owner
+	var ask []Node
+	if takeover {
+		ask = c.knowMore(s)
+	}
 	s.ticket, s.owner, s.life, s.since = s.armed, c.cfg.Self, c.cfg.Incarnation, c.now
 	s.armed, s.granted = 0, 0
 	s.role = RoleOwner
@@ -195,14 +199,15 @@ func (c *Core) claim(s *slot, why string, detection time.Duration, takeover bool
 	c.announce()
 	c.report(ActReport{Slot: s.cfg.Slot, Kind: "claim", Warn: takeover && detection > 0, Reason: why, Detection: detection,
 		Text: fmt.Sprintf("%s owns the slot by ticket %d", s.owner, s.ticket)})
-	c.own(s, takeover)
+	c.own(s, takeover, ask)
 }
 
-// own tells the shell that this appliance is the owner under s.ticket.
-func (c *Core) own(s *slot, takeover bool) {
+// own tells the shell that this appliance is the owner under s.ticket, and whom to ask
+// for sessions that it may lack.
+func (c *Core) own(s *slot, takeover bool, ask []Node) {
 	c.remember(s)
 	s.fed = c.followers(s)
-	c.emit(ActOwn{Slot: s.cfg.Slot, Ticket: s.ticket, Shadows: s.fed, Takeover: takeover})
+	c.emit(ActOwn{Slot: s.cfg.Slot, Ticket: s.ticket, Shadows: s.fed, Takeover: takeover, Ask: ask})
 	s.lowest = 0
 	c.birth(s)
 	if s.activateBy.IsZero() && s.up {

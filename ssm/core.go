@@ -405,7 +405,7 @@ func (c *Core) tickSlot(s *slot) {
 			s.role = RoleOwner
 			c.gather(s)
 			c.report(ActReport{Slot: s.cfg.Slot, Kind: "resumed", Text: "goes on as owner", Reason: "no higher claim was heard"})
-			c.own(s, false)
+			c.own(s, false, c.living(c.followers(s)))
 		}
 	}
 }

@@ -68,3 +68,26 @@ func (c *Core) coverRoom(s *slot) (room int) {
 	}
 	return room
 }
+
+// knowMore lists the living shadows of s, which is about to be claimed here, that may
+// hold sessions which are missing here: by the owner's order, by how much of its changes
+// they have, or because the twin here is not complete.
+func (c *Core) knowMore(s *slot) []Node {
+	return slices.DeleteFunc(c.living(c.seen(s)), func(n Node) bool {
+		t := c.peers[n].slots[s.cfg.Slot]
+		if n == s.owner || t.OwnerTicket != s.ticket {
+			return true // what it holds is not what this owner told
+		}
+		return s.ready && s.rankOf(n) >= s.rankOf(c.cfg.Self) && t.Seen <= s.seen
+	})
+}
+
+// living returns those of ns that are heard.
+func (c *Core) living(ns []Node) (out []Node) {
+	for _, n := range ns {
+		if c.alive(n) {
+			out = append(out, n)
+		}
+	}
+	return out
+}

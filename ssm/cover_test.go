@@ -119,3 +119,61 @@ func TestOrderOfStrangersIsRefused(t *testing.T) {
 		t.Errorf("the order of a stranger is taken: %v", c.slots[1].cover)
 	}
 }
+
+// A new owner asks those that may hold what it lacks, and nobody else.
+func TestWhoMayKnowMoreIsAsked(t *testing.T) {
+	f := covered(t, 72, "n1", "n2")
+	n1, n2 := f.node("n1").core, f.node("n2").core
+	ask := func(what string, c *Core, want ...Node) {
+		t.Helper()
+		if got := c.knowMore(c.slots[1]); !slices.Equal(got, want) {
+			t.Errorf("%s: %s asks %v, want %v", what, c.cfg.Self, got, want)
+		}
+	}
+	ask("settled", n1)
+	ask("holds a part", n2, "n1")
+	n2.slots[1].seen++ // it has more of what the owner told, of its part
+	ask("ahead, with a part", n2, "n1")
+	p := n1.peers["n2"]
+	r := p.slots[1]
+	r.Seen = n1.slots[1].seen + 1
+	p.slots[1] = r
+	ask("behind", n1, "n2")
+	r.OwnerTicket--
+	p.slots[1] = r
+	ask("behind one that follows another owner", n1)
+	r.OwnerTicket, r.Seen = n1.slots[1].ticket, 0
+	p.slots[1] = r
+	n1.slots[1].ready = false
+	ask("incomplete", n1, "n2")
+	p.suspect = true
+	ask("incomplete, the other one silent", n1)
+
+	f = covered(t, 73, "n1", "n2")
+	f.crash(f.node("n0"))
+	f.run(100 * time.Millisecond)
+	c := f.node("n2").core
+	c.claim(c.slots[1], "test", 0, true)
+	for _, a := range c.out {
+		if x, ok := a.(ActOwn); ok && !slices.Equal(x.Ask, []Node{"n1"}) {
+			t.Errorf("the claim asks %v", x.Ask)
+		}
+	}
+}
+
+// An owner whose daemon was restarted asks every shadow that lives.
+func TestRestartedOwnerAsksItsShadows(t *testing.T) {
+	c := newSetCore(t, "n0")
+	c.Step(EvAdopted{Slot: 1, Ticket: 1, Set: []Node{"n1", "n2"}}, c.now)
+	for range 100 {
+		for _, a := range c.tell("n1", SlotReport{Owner: "n0", OwnerTicket: 1, Armed: 2, Ready: true}) {
+			if x, ok := a.(ActOwn); ok {
+				if x.Takeover || !slices.Equal(x.Ask, []Node{"n1"}) {
+					t.Errorf("takeover %t, asks %v, want the one that is heard", x.Takeover, x.Ask)
+				}
+				return
+			}
+		}
+	}
+	t.Error("it never went on as owner")
+}

@@ -172,7 +172,7 @@ func (c *Core) preset(s *slot, t sa.Ticket) {
 	case RoleOwner:
 		s.ticket, s.since = t, c.now
 		c.report(ActReport{Slot: s.cfg.Slot, Kind: "renewed", Text: fmt.Sprintf("the owner goes on under ticket %d", t), Reason: "a member lost its memory: it may have claimed unheard"})
-		c.own(s, false)
+		c.own(s, false, nil)
 	}
 }
 

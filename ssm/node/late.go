@@ -2,7 +2,6 @@ package node
 
 import (
 	"net/netip"
-	"slices"
 
 	"github.com/shadowcast/shadowcast/sa"
 	"github.com/shadowcast/shadowcast/sa/slot"
@@ -63,16 +62,9 @@ func outbounds(cs []*twinChild) []slot.Outbound {
 	return out
 }
 
-// lateChild is a child that charon had been fed and had not installed yet when
-// the slot was claimed.
-type lateChild struct {
-	slot.Outbound
-	birth sa.Birth
-}
-
-// late moves what is installed to our block and returns what is not there yet.
-// It is the last thing done with a twin before it is activated.
-func (t *twin) late() []*lateChild {
+// late moves what is installed to our block and returns the outbound SAs that are not
+// there yet. It is the last thing done with a twin before it is activated.
+func (t *twin) late() map[slot.Outbound]sa.Birth {
 	t.flush()
 	var again []*twinChild
 	for c := range t.open.open {
@@ -81,11 +73,11 @@ func (t *twin) late() []*lateChild {
 		}
 	}
 	t.presetSome(again)
-	var out []*lateChild
+	out := map[slot.Outbound]sa.Birth{}
 	for c := range t.open.open {
 		if !c.haveOut {
 			for _, o := range outbounds([]*twinChild{c}) {
-				out = append(out, &lateChild{Outbound: o, birth: c.birth})
+				out[o] = c.birth
 			}
 		}
 	}
@@ -97,18 +89,38 @@ func (r *slotRuntime) installedLate(s xfrm.State) {
 	if len(r.late) == 0 || r.inbound(s) {
 		return
 	}
-	i := slices.IndexFunc(r.late, func(l *lateChild) bool { return l.SPI == s.SPI && l.Dst == s.Dst })
-	if i < 0 {
+	o := slot.Outbound{SPI: s.SPI, Dst: s.Dst}
+	birth, ok := r.late[o]
+	if !ok {
 		return
 	}
-	l := r.late[i]
-	r.late = slices.Delete(r.late, i, i+1)
-	n, err := l.birth.Block(r.ticket)
+	delete(r.late, o)
+	n, err := birth.Block(r.ticket)
 	if err == nil {
 		_, err = r.kern.Write([]xfrm.ReplayWrite{{ID: s.ID, OSeq: sa.FirstSeq(n)}})
 	}
 	if err == nil {
-		err = r.a.host.Unbar(r.n, []slot.Outbound{l.Outbound})
+		err = r.a.host.Unbar(r.n, []slot.Outbound{o})
 	}
 	r.a.problem(r.n, "move SA "+s.SPI.String()+", installed after the claim, to its block", err)
+}
+
+// arrivedLate sets an inbound SA of a session that came after the claim to the last number
+// known of it. Which of the numbers below were seen nobody has told: all count as seen.
+func (r *slotRuntime) arrivedLate(s xfrm.State) {
+	seq, ok := r.lateIn[s.SPI]
+	if !ok || !r.inbound(s) {
+		return
+	}
+	delete(r.lateIn, s.SPI)
+	if seq == 0 {
+		return
+	}
+	in := s.Sample()
+	in.Seq, in.Bitmap = seq, make([]uint32, len(s.Bitmap))
+	for i := range in.Bitmap {
+		in.Bitmap[i] = ^uint32(0)
+	}
+	_, err := r.kern.Write([]xfrm.ReplayWrite{{ID: s.ID, In: &in}})
+	r.a.problem(r.n, "set the replay state of SA "+s.SPI.String(), err)
 }

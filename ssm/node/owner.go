@@ -36,8 +36,10 @@ func (r *slotRuntime) own(x ssm.ActOwn) {
 	}
 	r.mode, r.ledger = modeOwner, session.New(r.n, session.WithTier(r.a.tierOf))
 	var out session.Output
+	var ended []string
 	if r.twin != nil {
 		docs := r.twin.documents()
+		ended = r.twin.lately(time.Now())
 		r.late = r.twin.late()
 		r.twin = nil
 		var err error
@@ -46,14 +48,21 @@ func (r *slotRuntime) own(x ssm.ActOwn) {
 	}
 	if x.Takeover {
 		r.ledger.Takeover(time.Now())
-	} else if r.ledger.Len() == 0 {
-		r.recall()
 	}
 	for _, d := range r.ledger.Docs() {
 		r.publish(d)
 	}
 	r.output(out)
-	r.pub.Complete()
+	switch {
+	case r.refill != nil: // charon was adopted
+		r.readBack(x.Ask)
+	case len(x.Ask) > 0 && x.Takeover:
+		r.refill = &refilling{}
+		r.ledger.Await(ended...)
+		r.gatherSessions(x.Ask, r.fillUp)
+	default:
+		r.pub.Complete()
+	}
 }
 
 // packetsFirst bounds how long a takeover's bookkeeping (the ledger, the shadows'
@@ -111,23 +120,6 @@ func (r *slotRuntime) stopPublisher() {
 	r.published.Store(nil)
 }
 
-// recall asks an adopted charon for its sessions: the daemon was restarted and
-// still owns the slot, mostly because there was no shadow. It makes charon rekey every
-// child, so it is the last resort.
-func (r *slotRuntime) recall() {
-	sas, err := r.vici.ListSAs(r.ctx, true)
-	if err != nil {
-		r.a.problem(r.n, "list the sessions of the adopted charon", err)
-		return
-	}
-	if len(sas) == 0 {
-		return
-	}
-	r.a.events.Add(Entry{Slot: r.n, Kind: "resync", Warn: true, Text: "charon sends its sessions again and rekeys their children",
-		Reason: "the daemon was restarted and its memory of them is gone"})
-	r.a.problem(r.n, "recall the sessions", r.link.Resync(r.ctx))
-}
-
 // forgetSuspects ends the sessions whose deletion was doubted long enough.
 func (r *slotRuntime) forgetSuspects(now time.Time) {
 	for id, since := range r.suspects {
@@ -162,28 +154,47 @@ func (r *slotRuntime) endOwner() {
 	if r.ledger != nil {
 		r.rewatch(nil)
 	}
-	r.ledger, r.late = nil, nil
+	r.ledger, r.refill, r.active = nil, nil, false
+	clear(r.late)
+	clear(r.lateIn)
 	r.sessions.Store(0)
 }
 
 func (r *slotRuntime) ownerMessage(m charon.Message) {
+	if r.postpone(func() { r.ownerMessage(m) }) {
+		return
+	}
 	out, err := r.ledger.Apply(m, func() sa.Birth { return r.birth }, time.Now())
 	r.output(out)
-	if err != nil {
+	if err != nil && !r.known(err) {
 		r.a.problem(r.n, "digest a datagram of charon", err)
 	}
+}
+
+// known reports whether err is what is to be expected while charon repeats itself, or
+// speaks of what ended while nobody listened.
+func (r *slotRuntime) known(err error) bool {
+	return time.Now().Before(r.unsure) && (errors.Is(err, session.ErrDuplicate) || errors.Is(err, session.ErrUnknownSA))
 }
 
 // ownerPacket learns from IKE headers and first ESP packets which exchanges the
 // client has seen through (rule 7 of the charon link).
 func (r *slotRuntime) ownerPacket(e steer.Event) {
 	if e.Kind == steer.EventESP {
+		if r.postpone(func() { r.ownerPacket(e) }) {
+			return
+		}
 		delete(r.watched, e.SPI)
 		r.output(r.ledger.ESPSeen(e.SPI))
 		return
 	}
-	r.output(r.ledger.Header(session.Header{ID: e.IKE, MsgID: e.MessageID, Exchange: e.Exchange, Response: e.Flags&ikeResponse != 0,
-		FromInitiator: e.Flags&ikeInitiator != 0, At: time.Now()}))
+	h := session.Header{ID: e.IKE, MsgID: e.MessageID, Exchange: e.Exchange, Response: e.Flags&ikeResponse != 0,
+		FromInitiator: e.Flags&ikeInitiator != 0, At: time.Now()}
+	if r.postpone(func() { r.output(r.ledger.Header(h)) }) {
+		r.refill.hear(h)
+		return
+	}
+	r.output(r.ledger.Header(h))
 }
 
 // Flags of the IKE header (RFC 7296 section 3.1).
@@ -217,14 +228,19 @@ func (r *slotRuntime) output(o session.Output) {
 	if len(o.Feed) > 0 {
 		r.a.problem(r.n, "feed a completed exchange to charon", r.sendCharon(o.Feed))
 		if o.Reactivate {
-			r.a.problem(r.n, "passivate charon", r.link.Passivate(r.ctx))
-			r.activate()
+			r.reactivate()
 		}
 	}
 	r.sessions.Store(int64(r.ledger.Len()))
 	if len(o.Changes) > 0 || len(r.watched) > 0 {
 		r.rewatch(r.ledger.Watches())
 	}
+}
+
+// reactivate makes charon serve IKE_SAs that it was fed while it was active.
+func (r *slotRuntime) reactivate() {
+	r.a.problem(r.n, "passivate charon", r.link.Passivate(r.ctx))
+	r.activate()
 }
 
 func (r *slotRuntime) unpublish(id string) {
@@ -294,6 +310,7 @@ func (r *slotRuntime) ownerKernel(e xfrm.Event) {
 	switch e.Kind {
 	case xfrm.NewSA:
 		r.installedLate(e.State)
+		r.arrivedLate(e.State)
 	case xfrm.Replay:
 		if r.inbound(e.State) {
 			r.sample(e.State)
@@ -338,12 +355,9 @@ func (r *slotRuntime) follows(ctx context.Context, v *charon.Vici) error {
 			return
 		}
 		r.do(func() {
-			if r.mode != modeOwner {
-				return
+			if r.mode == modeOwner || r.refill != nil {
+				r.moved(e)
 			}
-			out, err := r.ledger.Update(e.IKE.ID, e.New.Local, e.New.Remote, time.Now())
-			r.output(out)
-			r.a.problem(r.n, "follow an address change", err)
 		})
 	}
 	for {
@@ -358,6 +372,17 @@ func (r *slotRuntime) follows(ctx context.Context, v *charon.Vici) error {
 			return nil
 		case <-time.After(viciRetry):
 		}
+	}
+}
+
+func (r *slotRuntime) moved(e charon.Event) {
+	if r.postpone(func() { r.moved(e) }) {
+		return
+	}
+	out, err := r.ledger.Update(e.IKE.ID, e.New.Local, e.New.Remote, time.Now())
+	r.output(out)
+	if err != nil && !r.known(err) {
+		r.a.problem(r.n, "follow an address change", err)
 	}
 }
 

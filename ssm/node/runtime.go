@@ -15,6 +15,7 @@ import (
 	"github.com/shadowcast/shadowcast/config"
 	"github.com/shadowcast/shadowcast/sa"
 	"github.com/shadowcast/shadowcast/sa/charon"
+	"github.com/shadowcast/shadowcast/sa/slot"
 	"github.com/shadowcast/shadowcast/sa/steer"
 	"github.com/shadowcast/shadowcast/sa/xfrm"
 	"github.com/shadowcast/shadowcast/ssm"
@@ -75,9 +76,16 @@ type slotRuntime struct {
 	suspects map[string]time.Time
 
 	twin *twin
-	// late are children that the twin lacked in the kernel when it was activated.
-	late []*lateChild
-	held []*session.Document // what charon holds after standDown
+	// late are outbound SAs that the kernel lacked when the slot was claimed, and their
+	// births; lateIn are inbound ones of sessions that came later, and the last numbers
+	// known of them.
+	late   map[slot.Outbound]sa.Birth
+	lateIn map[sa.SPI]uint64
+	// refill is under way: sessions that others hold are awaited.
+	refill *refilling
+	unsure time.Time           // until then charon may repeat what is known
+	active bool                // charon was told to serve
+	held   []*session.Document // what charon holds after standDown
 	// rekeys are under way since a takeover; nil: none.
 	rekeys *rekeyPlan
 	audit  auditor
@@ -100,6 +108,7 @@ type slotRuntime struct {
 func newRuntime(a *Appliance, c config.Slot) *slotRuntime {
 	return &slotRuntime{a: a, n: c.Number, cfg: c, log: a.log.With("slot", c.Number), mode: modeIdle, queue: newQueue(),
 		dir: filepath.Join(a.cfg.RunDir, "slot-"+strconv.Itoa(int(c.Number))), watched: map[sa.SPI]bool{}, suspects: map[string]time.Time{},
+		late: map[slot.Outbound]sa.Birth{}, lateIn: map[sa.SPI]uint64{},
 		audit: auditor{repaired: map[string]time.Time{}, enforced: map[string]time.Time{}}}
 }
 
@@ -165,6 +174,7 @@ func (r *slotRuntime) begin() {
 		}
 		if inst, err := charon.Adopt(r.ctx, spec); err == nil {
 			r.attach(inst)
+			r.refill = newReadBack(inst)
 			// The configuration may have changed while no daemon ran.
 			r.a.problem(r.n, "load connections into the adopted charon", r.configure())
 			r.mode, r.ticket = modeIdle, was.Ticket
@@ -298,7 +308,7 @@ func (r *slotRuntime) detach() {
 }
 
 func (r *slotRuntime) fromCharon(m charon.Message) {
-	if r.mode == modeOwner {
+	if r.mode == modeOwner || r.refill != nil {
 		r.ownerMessage(m)
 	}
 }
@@ -314,7 +324,7 @@ func (r *slotRuntime) fromKernel(e xfrm.Event) {
 
 // fromSteering receives IKE headers and watched ESP packets of this slot.
 func (r *slotRuntime) fromSteering(e steer.Event) {
-	if r.mode == modeOwner {
+	if r.mode == modeOwner || r.refill != nil {
 		r.ownerPacket(e)
 	}
 }
@@ -346,6 +356,7 @@ func (r *slotRuntime) activate() bool {
 	err := r.link.Activate(r.ctx)
 	r.a.problem(r.n, "activate charon", err)
 	if r.mode == modeOwner {
+		r.active = true
 		r.audit.next = time.Now().Add(confirmAfter)
 		r.rekeyWorn()
 		r.planTakenOver()

@@ -47,6 +47,8 @@ type twin struct {
 	unset     []*twinChild // installed, to be moved to our block: see flush
 	toBar     []*twinChild // to be barred before charon is fed: see bar
 
+	// gone are sessions that the owner has ended lately, and when.
+	gone map[string]time.Time
 	// refed are sessions that were fed again by themselves, and when.
 	refed  map[string]time.Time
 	skew   string // how our connections differ from the owner's
@@ -76,7 +78,7 @@ func (c *twinChild) complete() bool { return c.haveIn && c.haveOut && (c.preset 
 
 func newTwin(r *slotRuntime) *twin {
 	return &twin{r: r, feeder: session.NewFeeder(), docs: map[string]*session.Document{}, hashes: map[string]replica.Hash{}, children: map[sa.SPI]*twinChild{},
-		bySession: map[string][]*twinChild{}, out: map[sa.SPI][]*twinChild{}, open: newBacklog(), samples: map[sa.SPI]replica.Sample{}, refed: map[string]time.Time{}}
+		bySession: map[string][]*twinChild{}, out: map[sa.SPI][]*twinChild{}, open: newBacklog(), samples: map[sa.SPI]replica.Sample{}, gone: map[string]time.Time{}, refed: map[string]time.Time{}}
 }
 
 // shadow makes this runtime a shadow's: with a fresh charon, or with the one
@@ -221,10 +223,25 @@ func (t *twin) documents() []*session.Document {
 	})
 }
 
+// goneFor is how long a twin remembers that a session has ended: longer than any other
+// shadow that could claim may be behind.
+const goneFor = 10 * time.Second
+
+// lately returns the sessions that the owner has ended lately. Where sessions have tiers
+// nothing tells an end from what this shadow need not hold any more.
+func (t *twin) lately(now time.Time) []string {
+	forget(t.gone, now, goneFor)
+	if t.r.a.tiers.Load().Enabled() {
+		return nil
+	}
+	return slices.Collect(maps.Keys(t.gone))
+}
+
 // put stores a document and returns what charon must be told of it.
 func (t *twin) put(d *session.Document, h replica.Hash) ([]charon.Message, error) {
 	old := t.docs[d.SessionID]
 	t.docs[d.SessionID] = d
+	delete(t.gone, d.SessionID)
 	t.rehash(d.SessionID, h, true)
 	t.index(d.SessionID, d.Children)
 	if old != nil && old.ClientIP != d.ClientIP {
@@ -244,6 +261,7 @@ func (t *twin) remove(id string) []charon.Message {
 		return nil
 	}
 	delete(t.docs, id)
+	t.gone[id] = time.Now()
 	t.rehash(id, replica.Hash{}, false)
 	t.index(id, nil)
 	t.r.sessions.Store(int64(len(t.docs)))
@@ -320,6 +338,7 @@ func (t *twin) judge() {
 // everything it was fed and a child is still missing, or charon takes nothing.
 func (t *twin) tick(now time.Time) {
 	t.judge()
+	forget(t.gone, now, goneFor)
 	switch age := t.open.age(now); {
 	case age < repairAfter:
 		return

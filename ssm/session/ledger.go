@@ -89,7 +89,9 @@ type Ledger struct {
 	halves   halves
 	early    early
 	taken    time.Time // of the takeover, zero without one
-	stats    Stats
+	// since are, from Await to Settle, the versions of the sessions that were here.
+	since map[string]uint64
+	stats Stats
 }
 
 // session is the mutable state behind the documents of one session. doc holds

@@ -23,24 +23,33 @@ func (l *Ledger) Adopt(docs []*Document) (Output, error) {
 	return o, errors.Join(errs...)
 }
 
-func (l *Ledger) adopt(d *Document, o *Output) error {
+// admissible says why d cannot be a session of the ledger beside the others.
+func (l *Ledger) admissible(d *Document) error {
 	switch {
 	case d.External() || len(d.IKE) == 0:
 		return errors.New("it holds no IKE_SA")
 	case d.Slot != l.slot:
 		return fmt.Errorf("it belongs to slot %d, not %d", d.Slot, l.slot)
-	case l.sessions[d.SessionID] != nil:
-		return ErrDuplicate
 	}
 	for _, g := range d.IKE {
-		if other, taken := l.SessionOfIKE(g.ID); taken {
+		if other, taken := l.SessionOfIKE(g.ID); taken && other != d.SessionID {
 			return fmt.Errorf("IKE_SA %s belongs to session %s: %w", g.ID, other, ErrDuplicate)
 		}
 	}
 	for _, c := range d.Children {
-		if other, taken := l.SessionOfSPI(c.In); taken {
+		if other, taken := l.SessionOfSPI(c.In); taken && other != d.SessionID {
 			return fmt.Errorf("child %s belongs to session %s: %w", c.In, other, ErrDuplicate)
 		}
+	}
+	return nil
+}
+
+func (l *Ledger) adopt(d *Document, o *Output) error {
+	if l.sessions[d.SessionID] != nil {
+		return ErrDuplicate
+	}
+	if err := l.admissible(d); err != nil {
+		return err
 	}
 	s := &session{doc: d.clone(), tracks: map[sa.IKEID]*track{}}
 	for _, e := range s.doc.Pending {
@@ -82,12 +91,17 @@ func (l *Ledger) adopt(d *Document, o *Output) error {
 func (l *Ledger) Takeover(now time.Time) {
 	l.taken = now
 	for _, s := range l.sessions {
-		for _, tr := range s.tracks {
-			tr.req, tr.rsp, tr.requestAt = -1, -1, time.Time{}
-		}
-		for _, e := range s.pending {
-			e.adopted, e.SeenAt, e.guard = true, stamp(now), time.Time{}
-		}
+		s.inherit(now)
+	}
+}
+
+// inherit makes the pending exchanges of s those of a former owner.
+func (s *session) inherit(now time.Time) {
+	for _, tr := range s.tracks {
+		tr.req, tr.rsp, tr.requestAt = -1, -1, time.Time{}
+	}
+	for _, e := range s.pending {
+		e.adopted, e.SeenAt, e.guard = true, stamp(now), time.Time{}
 	}
 }
 
