@@ -141,7 +141,12 @@ func (p party) usable(t *T, l *Lab) {
 
 // lives plays one phase after which every session is there as before.
 func (p party) lives(t *T, l *Lab, name string, do func(observations)) []Scene {
-	scs := p.scene(t, l, name, do)
+	scs := p.scene(t, l, name, func(os observations) {
+		do(os)
+		for _, s := range p { // what ends with the story has its time to end
+			t.Check(s.Stream.WaitReceived(t.Context(), 200))
+		}
+	})
 	for _, sc := range scs {
 		kept(t, sc)
 	}
