@@ -287,7 +287,7 @@ func (c *Core) passivated(s *slot) {
 }
 
 func (c *Core) slotDown(s *slot, why string) {
-	s.up, s.ready, s.reason, s.found = false, false, why, true
+	s.up, s.ready, s.reason, s.found, s.known = false, false, why, true, true
 	s.armed, s.granted = 0, 0
 	s.retryAt = c.now.Add(buildEvery)
 	c.report(ActReport{Slot: s.cfg.Slot, Kind: "down", Warn: true, Text: "the slot cannot run here", Reason: why})
@@ -310,7 +310,7 @@ func (c *Core) buildAgain(s *slot) {
 func (c *Core) adopted(s *slot, e EvAdopted) {
 	t, lives := e.Ticket, e.Lives
 	owner, claimed, life := s.owner, s.ticket, s.life
-	s.up, s.found, s.owner, s.ticket, s.life, s.since = true, true, c.cfg.Self, t, c.cfg.Incarnation, c.now
+	s.up, s.found, s.known, s.owner, s.ticket, s.life, s.since = true, true, true, c.cfg.Self, t, c.cfg.Incarnation, c.now
 	s.set, s.version, s.leaving, s.placed = slices.Clone(e.Set), 1, map[Node]uint64{}, true
 	for _, n := range c.holders(s) {
 		if p := c.peers[n]; p != nil && p.incarnation == 0 {

@@ -49,6 +49,7 @@ type slot struct {
 	up     bool      // namespace and charon run here
 	found  bool      // the shell has said what an earlier daemon left
 	placed bool      // the shell keeps a place for it, or was told to
+	known  bool      // whether an earlier daemon's charon still serves it
 	owner  Node      // by the highest claim seen
 	ticket sa.Ticket // of that claim
 	life   uint64    // the owner's incarnation that made it, 0 unknown
@@ -182,14 +183,14 @@ func (c *Core) onSlotEvent(ev Event) {
 	case EvUndeliverable:
 		c.with(e.Slot, func(s *slot) { s.unheard = s.role == RoleShadow && c.unreached(s.owner) })
 	case EvSlotUp:
-		c.with(e.Slot, func(s *slot) { s.up, s.found, s.placed = true, true, true })
+		c.with(e.Slot, func(s *slot) { s.up, s.found, s.placed, s.known = true, true, true, true })
 	case EvSlotDown:
 		c.with(e.Slot, func(s *slot) { c.slotDown(s, e.Reason) })
 	case EvAdopted:
 		c.with(e.Slot, func(s *slot) { c.adopted(s, e) })
 	case EvRestored:
 		c.with(e.Slot, func(s *slot) {
-			s.floor = max(s.floor, e.Ticket)
+			s.floor, s.known = max(s.floor, e.Ticket), true
 			if !e.Owned {
 				return
 			}

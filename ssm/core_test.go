@@ -457,3 +457,39 @@ func TestShadowsAnnounceAWayToTheOwner(t *testing.T) {
 	expect("n0", nil, one)
 	check(t, f)
 }
+
+// A daemon that starts says nothing of its slots before it knows whether an earlier one's
+// charon still serves them: others would believe that they are orphans.
+func TestRestartedDaemonDeniesNothingItHasNotLookedAt(t *testing.T) {
+	f := newFleet(81, 3, 3)
+	settled(t, f)
+	n := f.node("n0")
+	cfg := f.cfg
+	cfg.Self, cfg.Incarnation, cfg.Shadowing = "n0", 99, true
+	c, err := New(cfg, f.now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	told := func() (out []SlotReport) {
+		for range 10 {
+			f.now = f.now.Add(20 * time.Millisecond)
+			for _, a := range c.Step(EvTick{}, f.now) {
+				if x, ok := a.(ActSend); ok && x.Msg.Report != nil {
+					out = x.Msg.Report.Slots
+				}
+			}
+		}
+		return out
+	}
+	if got := told(); len(got) != 0 {
+		t.Errorf("before it has looked it tells of %+v", got)
+	}
+	c.Step(EvAdopted{Slot: 1, Ticket: n.core.slots[1].ticket}, f.now)
+	if got := told(); len(got) != 1 || got[0].Slot != 1 || got[0].Owner != "n0" {
+		t.Errorf("the slot that it found is told as %+v", got)
+	}
+	c.Step(EvRestored{Slot: 2, Ticket: 1, Owned: true}, f.now)
+	if got := told(); len(got) != 2 {
+		t.Errorf("one whose charon is dead is not told of: %+v", got)
+	}
+}

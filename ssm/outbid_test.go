@@ -292,6 +292,7 @@ func TestReportFitsInADatagram(t *testing.T) {
 		c.fit.wish = &Wish{Standing: StandingWithdrawn, Cause: "a.long.name.of.a.signal", For: time.Hour, Asks: true, Holds: true}
 		for _, s := range c.slots {
 			s.owner, s.ticket, s.life, s.armed, s.ready, s.role, s.up = names[1], 1<<20, math.MaxInt64, 1<<20, true, RoleShadow, true
+			s.known = true
 			s.seen = 1 << 40
 			s.path.add(time.Second-1, time.Second-1)
 		}

@@ -262,6 +262,9 @@ func (c *Core) probe() {
 	r.Slots = make([]SlotReport, 0, min(maxReported, len(c.list)))
 	for i, n := 0, len(c.list); i < n && len(r.Slots) < maxReported; i++ {
 		s := c.list[(c.rotate+i)%n]
+		if s.placed && !s.known {
+			continue // denying now what is found a moment later would cost the slot
+		}
 		if room -= reportSlot + len(s.owner) + c.setRoom(s) + c.coverRoom(s); room < 0 && i > 0 {
 			break
 		}

@@ -271,7 +271,7 @@ func TestReportsOfLargeSetsFit(t *testing.T) {
 	for _, s := range c.list {
 		s.role, s.owner, s.ticket, s.set, s.version, s.up = RoleOwner, "n0", 1<<40, cfg.Appliances[1:6], 1<<30, true
 		s.path.add(time.Hour, time.Hour)
-		s.spent, s.leaving = 1<<41, map[Node]uint64{}
+		s.spent, s.leaving, s.known = 1<<41, map[Node]uint64{}, true
 	}
 	told := map[sa.Slot]bool{}
 	for range 40 {
