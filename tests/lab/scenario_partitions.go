@@ -103,7 +103,7 @@ func partitionFive(t *T, l *Lab) {
 
 // restartOutage is less than any router's timers for a BGP session that ended, and more
 // than a busy guest needs for routes that change.
-const restartOutage = 2500 * time.Millisecond
+const restartOutage = 4 * time.Second
 
 // daemonRestart: the BGP sessions of the owner, which is the entry, too, end with its
 // daemon. Nobody takes over, since it is back at once; packets must find their way both
