@@ -62,7 +62,7 @@ func demoInGuest(ctx context.Context, missing uml.Need, memory string) error {
 		return fmt.Errorf("play demo: this kernel (or this user) lacks %s, and user-mode Linux is not installed: run `make deps`", missing)
 	}
 	fmt.Printf("this kernel (or this user) lacks %s: booting user-mode Linux\n", missing)
-	env := []string{envBegan + "=" + strconv.FormatInt(time.Now().UnixNano(), 10)}
+	env := append(slowEnv(), envBegan+"="+strconv.FormatInt(time.Now().UnixNano(), 10))
 	if terminal(os.Stdout) {
 		env = append(env, envLive+"=1")
 	}

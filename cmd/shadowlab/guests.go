@@ -75,7 +75,7 @@ func inGuest(ctx context.Context, self string, r *lab.Runner, share, memory stri
 		limit += time.Duration(1+r.Retries) * (s.Timeout + 10*time.Second)
 		argv = append(argv, s.Name)
 	}
-	return exitOf(uml.Run(ctx, uml.Options{Memory: memory, Timeout: limit, Argv: argv, Stdout: out}))
+	return exitOf(uml.Run(ctx, uml.Options{Memory: memory, Timeout: limit, Argv: argv, Env: slowEnv(), Stdout: out}))
 }
 
 // lineWriter keeps the lines of several guests whole.

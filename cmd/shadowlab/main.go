@@ -90,6 +90,14 @@ func command() *cobra.Command {
 	return root
 }
 
+// slowEnv tells a guest that this machine is slow for guests.
+func slowEnv() []string {
+	if round, err := uml.Round(); err == nil && round > uml.Roomy {
+		return []string{lab.EnvSlow + "=1"}
+	}
+	return nil
+}
+
 // tooSlow says what is missing where this machine is too slow for guests: there
 // every timer of routers and IKE runs out, whatever is tested.
 func tooSlow(slowest time.Duration) (why string, err error) {

@@ -40,10 +40,6 @@ const simRuns = "10000"
 // The suite plays the lab where it can mean something, and has an end everywhere. A
 // scenario that is left out is skipped with the reason, and counted.
 const (
-	// Beyond this a machine has room for one guest and nothing beside it: a virtual
-	// machine inside another pays for every fault with a lock that all its processors
-	// share (uml.Round; measured: one fleet is up in 31 s, each of two in 230 s).
-	roomy   = 15 * time.Microsecond
 	slowest = "60us" // of shadowlab run --slowest: beyond, no fleet comes up
 	within  = "30m"  // of shadowlab run --within; a roomy machine takes under 10
 )
@@ -143,7 +139,7 @@ func (r *runner) all(fuzz string) error {
 	computing := *r
 	compute := func() error { return errors.Join(computing.sim(simRuns), computing.fuzz(fuzz, nil)) }
 	limits := []string{"--slowest", slowest, "--within", within}
-	if round > roomy {
+	if round > uml.Roomy {
 		r.say("a stop of a traced process takes %s: everything one after the other", round)
 		err := errors.Join(r.unit(nil, func() {}), compute())
 		return errors.Join(err, r.lab(append(limits, "--guests", "1", "--retries", "1")...))
