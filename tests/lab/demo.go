@@ -107,6 +107,8 @@ func demoScenarios(rep *Report, c *console) []Scenario {
 	o := fleetOptions(ConnSpec{Cert: true}).detecting()
 	o.Clients = []ClientSpec{{Conn: client}}
 	plain := o
+	// One slot, wherever the client enters; without shadowing, another gateway to go to.
+	o.Homes, plain.Appliances = []string{entry}, []string{"ams", "fra"}
 	plain.Clients = []ClientSpec{{Conn: client}}
 	plain.NoShadowing = true
 	return []Scenario{

@@ -46,7 +46,7 @@ func (d *story) begin() {
 		what = "shadowing is off"
 	}
 	d.rep.BFD = fmt.Sprintf("%d ms x %d", l.opt.BFD.Interval.Milliseconds(), l.opt.BFD.Multiplier)
-	d.c.say("ams, fra and lhr are up, %s; BFD %s", what, d.rep.BFD)
+	d.c.say("%s are up, %s; BFD %s", names(l), what, d.rep.BFD)
 	d.preflight()
 	d.c.during(waiting("packets for the VIP enter at "+entry), d.routed)
 	at := time.Now()
@@ -309,4 +309,13 @@ func answeredDPD(a *IKEAccount) bool {
 		}
 	}
 	return false
+}
+
+// names lists the appliances: "ams, fra and lhr".
+func names(l *Lab) string {
+	var out []string
+	for _, a := range l.Appliances() {
+		out = append(out, a.Name)
+	}
+	return strings.Join(out[:len(out)-1], ", ") + " and " + out[len(out)-1]
 }
