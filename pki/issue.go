@@ -180,8 +180,12 @@ func Retire(dir string) (Made, error) {
 
 // Issue makes the certificate and key of appliance name, signed by the CA in
 // dir, and writes them there. The addresses go into the certificate for the
-// charon that protects the peer tunnels; peers check the name only.
+// charon that protects the peer tunnels; peers check the name only. A certificate that is
+// replaced (Force) keeps its addresses where none are given.
 func Issue(dir, name string, addresses []netip.Addr, o Options) (Made, error) {
+	if o.Force && len(addresses) == 0 {
+		addresses = addressesOf(filepath.Join(dir, name+".crt"))
+	}
 	return issueNamed(dir, name, o, func(fleet string, t *x509.Certificate) {
 		t.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}
 		t.DNSNames, t.URIs = []string{name}, []*url.URL{memberURI(fleet, name)}
@@ -189,6 +193,21 @@ func Issue(dir, name string, addresses []netip.Addr, o Options) (Made, error) {
 			t.IPAddresses = append(t.IPAddresses, net.IP(a.AsSlice()))
 		}
 	})
+}
+
+// addressesOf returns the addresses in a certificate that is about to be replaced: who
+// renews it does not mean to take them away.
+func addressesOf(path string) (out []netip.Addr) {
+	old, err := readCerts(path)
+	if err != nil {
+		return nil // there is none, or none that is of use
+	}
+	for _, ip := range old[0].IPAddresses {
+		if a, ok := netip.AddrFromSlice(ip); ok {
+			out = append(out, a.Unmap())
+		}
+	}
+	return out
 }
 
 // issueNamed makes name's certificate, in which about says what it is for.

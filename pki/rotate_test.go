@@ -1,8 +1,10 @@
 package pki
 
 import (
+	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -90,5 +92,27 @@ func TestRotationRefused(t *testing.T) {
 	}
 	if err != nil {
 		t.Errorf("issue after an interrupted rotation: %v", err)
+	}
+}
+
+// Who renews a certificate without naming addresses keeps those that it has.
+func TestRenewalKeepsAddresses(t *testing.T) {
+	dir := initDir(t, Options{})
+	want := []netip.Addr{netip.MustParseAddr("192.0.2.11"), netip.MustParseAddr("2001:db8::11")}
+	addresses := func(given []netip.Addr, force bool) []netip.Addr {
+		t.Helper()
+		if _, err := Issue(dir, "ams", given, Options{Force: force}); err != nil {
+			t.Fatal(err)
+		}
+		return addressesOf(filepath.Join(dir, "ams.crt"))
+	}
+	if got := addresses(want, false); !slices.Equal(got, want) {
+		t.Fatalf("issued with %v, want %v", got, want)
+	}
+	if got := addresses(nil, true); !slices.Equal(got, want) {
+		t.Errorf("renewed with %v, want %v", got, want)
+	}
+	if got := addresses(want[:1], true); !slices.Equal(got, want[:1]) {
+		t.Errorf("renewed with others: %v, want %v", got, want[:1])
 	}
 }

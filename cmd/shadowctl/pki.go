@@ -22,7 +22,7 @@ func pkiCommand(a *app) *cobra.Command {
 		Short: "Make the fleet's CA and the appliances' certificates",
 		Long: `Make the fleet's CA and the appliances' certificates.
 
-Run both commands in one safe place. Then give each appliance ca.crt, fleet.key,
+Run init and issue in one safe place. Then give each appliance ca.crt, fleet.key,
 its own <name>.crt and <name>.key, and nobody ca.key. Nothing is overwritten
 without --force.`,
 	}
@@ -105,7 +105,7 @@ A person needs ca.crt, NAME.crt and NAME.key.`,
 		},
 	}
 	cmd.Flags().StringVar(&dir, "dir", defaultPKI, "`directory` of the CA, and to write to")
-	cmd.Flags().StringSliceVar(&addresses, "address", nil, "`address` of the appliance (peers check the name only); may be repeated")
+	cmd.Flags().StringSliceVar(&addresses, "address", nil, "`address` of the appliance (peers check the name only); may be repeated; with --force and none given, those of the certificate that is replaced")
 	cmd.Flags().StringVar(&role, "role", "", "make a person's certificate: viewer, operator or admin")
 	cmd.Flags().IntVar(&days, "days", int(pki.DefaultCertValidity/day), "validity of the certificate, at most that of the CA")
 	cmd.Flags().BoolVar(&o.Force, "force", false, "overwrite the certificate and key")

@@ -56,6 +56,10 @@ func (r *Report) moves(name, text string, n int) Guarantee {
 		}
 	}
 	g := Guarantee{Text: text, Met: len(ss) >= n && lost == 0 && sent > 0}
+	if len(ss) == 0 {
+		g.Found = "not played"
+		return g
+	}
 	g.Found = fmt.Sprintf("lost %s of %s in %d of %d played", thousands(lost), thousands(sent), len(ss), n)
 	if again > 0 {
 		g.Found += fmt.Sprintf(", %d arrived twice", again)
