@@ -78,9 +78,11 @@ func alerts(t *T, l *Lab) {
 	defer stop()
 
 	d.step("one of two appliances starts, without sensors and with a certificate for ten days", fra.Start,
-		"ShadowcastDown", "ShadowcastPeerDown", "ShadowcastSlotWithoutOwner", "ShadowcastHealthBlind", "ShadowcastCertificateExpiring", "ShadowcastSlotUnprotected", "ShadowcastSlotLessProtected", "ShadowcastShadowUnarmed")
+		"ShadowcastDown", "ShadowcastPeerDown", "ShadowcastHealthBlind", "ShadowcastCertificateExpiring", "ShadowcastSlotUnprotected", "ShadowcastSlotLessProtected", "ShadowcastShadowUnarmed")
 	t.Check(blind(trees["fra"], false))
-	d.step("the other one starts", ams.Start, "ShadowcastSlotDown")
+	// How long a slot is without an owner and down depends on how long that takes: those
+	// two may fire during either.
+	d.step("the other one starts", ams.Start)
 	for _, a := range l.Appliances() {
 		t.Check(a.WaitReady(ctx))
 	}
