@@ -201,8 +201,9 @@ func (o Options) ipv6() bool {
 // EnvSlow marks the environment of a guest on a machine that is slow for guests.
 const EnvSlow = "SHADOWLAB_SLOW"
 
-// detecting makes o detect failures as fast as a fleet does with the default settings:
-// for scenarios whose figure is the outage.
+// detecting makes o detect failures about as fast as a fleet does with the default
+// settings: for scenarios whose figure is the outage. On a machine that is slow for guests
+// o stays as it is, and the figures are those of slower timers; reports name them.
 func (o Options) detecting() Options {
 	if os.Getenv(EnvSlow) != "" {
 		return o // whatever else the machine does would count as a failure

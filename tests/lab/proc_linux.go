@@ -60,8 +60,8 @@ func (s *starter) run() {
 // guestSlack is how late the kernel may wake a thread whose timer has run out (prctl(2),
 // PR_SET_TIMERSLACK). Go's runtime keeps a thread that sleeps for 20 us while anything
 // runs: in user-mode Linux, where a wake-up costs a fraction of a millisecond, those of
-// three daemons took more than half of the guest's processor (idle-cost: 91 % busy, 53 %
-// with this). Every time that is measured in a guest is longer by up to as much.
+// three daemons took more than half of the guest's processor (a fleet at rest with
+// the timers of detecting kept it 91 % busy, 53 % with this). Every time that is measured in a guest is longer by up to as much.
 const guestSlack = 4 * time.Millisecond
 
 // slackThreads gives the threads of this process that slack, too.

@@ -128,6 +128,14 @@ func daemonRestart(t *T, l *Lab) {
 			t.Errorf("%s: silent for %s, want at most %s", sc.Name, msText(worst), restartOutage)
 		}
 	}
+	t.Check(o.waitEvent(t.Context(), "refill", fmt.Sprintf("%d sessions were read back from", len(ss)), 1))
+	evs, err := o.Events(t.Context())
+	t.Check(err)
+	for _, e := range evs {
+		if e.Kind == "resync" {
+			t.Errorf("%s asked charon for its sessions, which rekeys them, although the shadows had them: %s", o.Name, e.Reason)
+		}
+	}
 	if w := united(t, l, ss[0].slot, nil); w != o {
 		t.Errorf("slot %d went to %s although the daemon was back before anybody missed it", ss[0].slot, w.Name)
 	}

@@ -15,6 +15,7 @@ type demoReport struct {
 	Began    time.Time `json:"began"`
 	Mode     string    `json:"mode"`
 	CPUs     int       `json:"cpus"`
+	BFD      string `json:"bfd"`
 	Versions struct {
 		Kernel     string `json:"kernel"`
 		StrongSwan string `json:"strongswan"`
@@ -42,8 +43,8 @@ func figures(path string, w io.Writer) error {
 	if err := json.Unmarshal(b, &d); err != nil {
 		return fmt.Errorf("read the demo's report %s: %w", path, err)
 	}
-	fmt.Fprintf(w, "`%s` on %s: %s, %d CPU, %s, strongSwan %s. Packets count both ways.\n\n",
-		d.Command, d.Began.UTC().Format(time.DateOnly), d.Mode, d.CPUs, d.Versions.Kernel, d.Versions.StrongSwan)
+	fmt.Fprintf(w, "`%s` on %s: %s, %d CPU, %s, strongSwan %s, BFD %s. Packets count both ways.\n\n",
+		d.Command, d.Began.UTC().Format(time.DateOnly), d.Mode, d.CPUs, d.Versions.Kernel, d.Versions.StrongSwan, d.BFD)
 	fmt.Fprintln(w, "| scene | sent | lost | outage | of it detection | IKE_SA_INITs | session kept | inner address kept |")
 	fmt.Fprintln(w, "|---|---|---|---|---|---|---|---|")
 	for _, s := range d.Scenes {

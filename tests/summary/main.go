@@ -40,8 +40,8 @@ const simRuns = "10000"
 // The suite plays the lab where it can mean something, and has an end everywhere. A
 // scenario that is left out is skipped with the reason, and counted.
 const (
-	slowest = "60us" // of shadowlab run --slowest: beyond, no fleet comes up
-	within  = "30m"  // of shadowlab run --within; a roomy machine takes under 10
+	slowest = "60us" // of shadowlab run --slowest: beyond, not even one fleet alone is expected to come up
+	within  = "30m"  // of shadowlab run --within; all scenarios took 25 minutes where a stop takes 30 us
 )
 
 var errUsage = errors.New("command line makes no sense")
@@ -132,8 +132,9 @@ func run(ctx context.Context, args []string, out io.Writer) (ok bool, err error)
 // simulator and the fuzz targets, which only compute, take what they leave.
 func (r *runner) all(fuzz string) error {
 	round, err := uml.Round()
-	if err != nil {
-		return err
+	if err != nil { // what needs guests will say so itself
+		r.say("%v: everything one after the other", err)
+		round = uml.Roomy + 1
 	}
 	var text bytes.Buffer
 	computing := *r
