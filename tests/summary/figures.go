@@ -15,7 +15,7 @@ type demoReport struct {
 	Began    time.Time `json:"began"`
 	Mode     string    `json:"mode"`
 	CPUs     int       `json:"cpus"`
-	BFD      string `json:"bfd"`
+	BFD      string    `json:"bfd"`
 	Versions struct {
 		Kernel     string `json:"kernel"`
 		StrongSwan string `json:"strongswan"`
