@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -80,8 +81,6 @@ func alerts(t *T, l *Lab) {
 	d.step("one of two appliances starts, without sensors and with a certificate for ten days", fra.Start,
 		"ShadowcastDown", "ShadowcastPeerDown", "ShadowcastHealthBlind", "ShadowcastCertificateExpiring", "ShadowcastSlotUnprotected", "ShadowcastSlotLessProtected", "ShadowcastShadowUnarmed")
 	t.Check(blind(trees["fra"], false))
-	// How long a slot is without an owner and down depends on how long that takes: those
-	// two may fire during either.
 	d.step("the other one starts", ams.Start)
 	for _, a := range l.Appliances() {
 		t.Check(a.WaitReady(ctx))
@@ -125,10 +124,18 @@ func alerts(t *T, l *Lab) {
 	}, "ShadowcastDown", "ShadowcastTakeover", "ShadowcastTakeoverSlow")
 	was := ams.Config.Fleet.Handover.DrainTime
 	ams.Config.Fleet.Handover.DrainTime = 2 * was
-	d.step("it comes back with another fleet section", ams.PowerOn, "ShadowcastFleetSkew", "ShadowcastSlotAwayFromHome", "ShadowcastPeerRefused")
+	d.step("it comes back with another fleet section", ams.PowerOn, "ShadowcastFleetSkew", "ShadowcastSlotAwayFromHome")
 	ams.Config.Fleet.Handover.DrainTime = was
+	d.step("it comes back with the key of another fleet", func() error {
+		file := ams.Config.FleetKeyFile
+		ams.Config.FleetKeyFile = strangeKey(t, l)
+		defer func() { ams.Config.FleetKeyFile = file }()
+		return errors.Join(ams.StopDaemon(ctx), ams.Start())
+	}, "ShadowcastPeerRefused")
 	t.Check(ams.StopDaemon(ctx))
 	t.Check(ams.Start())
+	allReady(t, l)
+	d.step("the charon of a shadow's slot dies as often as it is started", func() error { return keepKilling(t, l.Appliance(other(l, owned(t, l, s.slot))), s.slot) }, "ShadowcastSlotDown")
 	allReady(t, l)
 	d.step("an owner is cut off from all but its own machine", func() error { return owned(t, l, s.slot).Unplug() }, "ShadowcastSlotOwnedTwice")
 	t.Check(errors.Join(ams.Plug(), fra.Plug()))
@@ -311,6 +318,30 @@ func garble(a *Appliance, slot uint32) error {
 		}
 		return nil
 	})
+}
+
+// strangeKey is the file of a fleet key that nobody else has.
+func strangeKey(t *T, l *Lab) string {
+	dir := filepath.Join(l.dir, "stranger")
+	_, err := pki.Init(dir, pki.Options{})
+	t.Check(err)
+	return filepath.Join(dir, pki.FleetKeyFile)
+}
+
+// keepKilling kills every charon that runs for a slot, for longer than the rules wait.
+func keepKilling(t *T, a *Appliance, slot uint32) error {
+	var last int
+	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
+		pid := int(slotAt(t.Context(), a, slot).GetCharon().GetPid())
+		if pid == 0 || pid == last {
+			continue
+		}
+		if err := unix.Kill(pid, unix.SIGKILL); err != nil && !errors.Is(err, unix.ESRCH) {
+			return fmt.Errorf("kill charon of slot %d at %s: %w", slot, a.Name, err)
+		}
+		last = pid
+	}
+	return nil
 }
 
 // nearEnd moves what the session's outbound SA has sent to the last part of its block,

@@ -11,7 +11,7 @@ func TestRound(t *testing.T) {
 		t.Fatal(err)
 	}
 	if d < 100*time.Nanosecond || d > time.Second {
-		t.Errorf("a stop of a traced process takes %s", d)
+		t.Errorf("a stop of a traced process and a page fault take %s", d)
 	}
-	t.Logf("a stop of a traced process takes %s", d)
+	t.Logf("a stop of a traced process and a page fault take %s", d)
 }
