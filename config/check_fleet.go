@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"net/netip"
 	"slices"
-	"strconv"
 	"time"
 
 	"github.com/shadowcast/shadowcast/sa"
@@ -15,6 +14,7 @@ const (
 	maxShadows   = 3
 	maxHomeSlots = 16 // per appliance
 	maxVIPs      = 8
+	maxNetworks  = 1024
 	maxDays      = 7 * 24 * time.Hour
 )
 
@@ -24,6 +24,8 @@ func (c *collector) fleet(r *rawFleet) Fleet {
 	f.VIPs = c.vips(r.VIPs)
 	f.Registrars = c.registrars(r.Registrars, applianceNames(&f))
 	f.Slots = c.slots(r.Slots, applianceNames(&f))
+	f.Networks = c.networks(r.Networks)
+	c.disjoint(&f)
 	f.Probe = Probe{
 		Interval: c.duration("fleet.probe.interval", r.Probe.Interval, 10*time.Millisecond, time.Second),
 		Lost:     c.within("fleet.probe.lost", r.Probe.Lost, 2, 20),
@@ -179,7 +181,6 @@ func (c *collector) slots(raw []rawSlot, appliances []string) []Slot {
 			Pools:    c.pools(path+".pools", r.Pools),
 		})
 	}
-	c.disjointPools(out)
 	return out
 }
 
@@ -192,34 +193,56 @@ func (c *collector) pools(path string, raw []string) []netip.Prefix {
 	out := make([]netip.Prefix, len(raw))
 	family := map[bool]int{}
 	for i, s := range raw {
-		here := at(path, i)
-		p, err := netip.ParsePrefix(s)
-		if err != nil {
-			c.addf(here, "%q is not a prefix; want one such as 10.1.0.0/16", s)
+		p := c.inner(at(path, i), s, 2)
+		if !p.IsValid() {
 			continue
 		}
 		is4 := p.Addr().Is4()
-		lo, hi := 8, 30
-		if !is4 {
-			lo, hi = 32, 126
-		}
-		switch j, dup := family[is4]; {
-		case p != p.Masked():
-			c.addf(here, "%s has bits set beyond its length; want %s", s, p.Masked())
-			continue
-		case p.Bits() < lo || p.Bits() > hi:
-			c.addf(here, "%s; want a length of /%d to /%d", s, lo, hi)
-			continue
-		case p.Addr().Is4In6() || p.Addr().IsMulticast() || p.Addr().IsLoopback() || p.Addr().IsLinkLocalUnicast() || p.Addr().IsUnspecified():
-			c.addf(here, "%s cannot be routed; want a prefix such as 10.1.0.0/16 or fd00:1::/64", s)
-			continue
-		case dup:
-			c.addf(here, "%s is a second prefix of the family of %s; want at most one IPv4 and one IPv6 prefix", s, at(path, j))
+		if j, dup := family[is4]; dup {
+			c.addf(at(path, i), "%s is a second prefix of the family of %s; want at most one IPv4 and one IPv6 prefix", s, at(path, j))
 		}
 		family[is4] = i
 		out[i] = p
 	}
 	return out
+}
+
+// networks checks what may lie behind clients.
+func (c *collector) networks(raw []string) []netip.Prefix {
+	const list = "fleet.networks"
+	if len(raw) > maxNetworks {
+		c.addf(list, "%d prefixes; want at most %d", len(raw), maxNetworks)
+	}
+	var out []netip.Prefix
+	for i, s := range raw {
+		out = append(out, c.inner(at(list, i), s, 0))
+	}
+	return out
+}
+
+// inner reads a prefix that is routed inside, with host bits at least; the zero Prefix
+// where it is wrong.
+func (c *collector) inner(path, s string, host int) (none netip.Prefix) {
+	p, err := netip.ParsePrefix(s)
+	if err != nil {
+		c.addf(path, "%q is not a prefix; want one such as 10.1.0.0/16", s)
+		return none
+	}
+	lo, hi := 8, 32-host
+	if !p.Addr().Is4() {
+		lo, hi = 32, 128-host
+	}
+	switch {
+	case p != p.Masked():
+		c.addf(path, "%s has bits set beyond its length; want %s", s, p.Masked())
+	case p.Bits() < lo || p.Bits() > hi:
+		c.addf(path, "%s; want a length of /%d to /%d", s, lo, hi)
+	case p.Addr().Is4In6() || p.Addr().IsMulticast() || p.Addr().IsLoopback() || p.Addr().IsLinkLocalUnicast() || p.Addr().IsUnspecified():
+		c.addf(path, "%s cannot be routed; want a prefix such as 10.1.0.0/16 or fd00:1::/64", s)
+	default:
+		return p
+	}
+	return none
 }
 
 // place is a prefix and where it was written.
@@ -228,19 +251,29 @@ type place struct {
 	path   string
 }
 
-// disjointPools refuses pools that share an address. Prefixes nest or are
-// disjoint, so after sorting each needs comparing with one other only.
-func (c *collector) disjointPools(slots []Slot) {
-	var all []place
-	order := map[string]int{}
-	for i, s := range slots {
-		for j, p := range s.Pools {
+// innerPlaces are the prefixes that lead to clients, as far as they are right.
+func (f *Fleet) innerPlaces() (out []place) {
+	add := func(list string, ps []netip.Prefix) {
+		for j, p := range ps {
 			if p.IsValid() {
-				path := at(at("fleet.slots", i)+".pools", j)
-				order[path] = len(all)
-				all = append(all, place{p, path})
+				out = append(out, place{p, at(list, j)})
 			}
 		}
+	}
+	for i, s := range f.Slots {
+		add(at("fleet.slots", i)+".pools", s.Pools)
+	}
+	add("fleet.networks", f.Networks)
+	return out
+}
+
+// disjoint refuses pools and networks that share an address. Prefixes nest or are
+// disjoint, so after sorting each needs comparing with one other only.
+func (c *collector) disjoint(f *Fleet) {
+	all := f.innerPlaces()
+	order := map[string]int{}
+	for i, p := range all {
+		order[p.path] = i
 	}
 	slices.SortStableFunc(all, func(a, b place) int {
 		return cmp.Or(a.prefix.Addr().Compare(b.prefix.Addr()), cmp.Compare(a.prefix.Bits(), b.prefix.Bits()))
@@ -271,11 +304,9 @@ func (c *collector) addresses(f *Fleet) {
 			return
 		}
 		owner[a] = path
-		for i, s := range f.Slots {
-			for j, p := range s.Pools {
-				if p.Contains(a) {
-					c.addf(path, "%s lies in %s %s; want an address outside all pools", a, at("fleet.slots["+strconv.Itoa(i)+"].pools", j), p)
-				}
+		for _, p := range f.innerPlaces() {
+			if p.prefix.Contains(a) {
+				c.addf(path, "%s lies in %s %s; want an address outside all pools and networks", a, p.path, p.prefix)
 			}
 		}
 	}

@@ -70,6 +70,10 @@ type Fleet struct {
 	// package registrar knows who keeps it now.
 	Registrars []string
 	Slots      []Slot
+	// Networks may lie behind clients (site-to-site): a session whose remote traffic
+	// selectors lie in one of them has its slot's owner route and announce them. What a
+	// client asks for beyond the pools and these is not routed.
+	Networks   []netip.Prefix `json:",omitempty"`
 	ShadowSets ShadowSets
 	Tiers      Tiers
 	Probe      Probe

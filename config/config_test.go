@@ -115,6 +115,7 @@ func TestMarshalRoundTrip(t *testing.T) {
 	c.Redirect = Redirect{Gateway: "vpn.example.net", Drain: RedirectUncovered, Rate: 25}
 	c.BGP.ChangeWindow, c.BGP.MaxChanges, c.BGP.Dwell = time.Hour, 4, 0
 	c.Fleet.Handover.DrainTime = 0
+	c.Fleet.Networks = []netip.Prefix{netip.MustParsePrefix("10.60.0.0/16"), netip.MustParsePrefix("fd00:60::/48")}
 	for name, c := range map[string]*Config{"full": c, "without bgp": func() *Config {
 		d := *c
 		d.BGP.ASN, d.BGP.RouterID, d.BGP.Peers, d.BGP.VIPMED, d.Inside = 0, netip.Addr{}, nil, nil, nil
@@ -135,7 +136,12 @@ func TestMarshalRoundTrip(t *testing.T) {
 }
 
 func TestDigest(t *testing.T) {
-	base := mustParse(t, Example()).Fleet
+	fleet := func() Fleet {
+		f := mustParse(t, Example()).Fleet
+		f.Networks = []netip.Prefix{netip.MustParsePrefix("10.60.0.0/16"), netip.MustParsePrefix("fd00:60::/48")}
+		return f
+	}
+	base := fleet()
 	digest := base.Digest()
 	if len(digest) != 64 {
 		t.Fatalf("digest %q", digest)
@@ -150,6 +156,8 @@ func TestDigest(t *testing.T) {
 		"pool order":      {func(f *Fleet) { slices.Reverse(f.Slots[0].Pools) }, true},
 		"registrar order": {func(f *Fleet) { slices.Reverse(f.Registrars) }, true},
 		"vip order":       {func(f *Fleet) { slices.Reverse(f.VIPs) }, true},
+		"network":         {func(f *Fleet) { f.Networks = f.Networks[:1] }, false},
+		"network order":   {func(f *Fleet) { slices.Reverse(f.Networks) }, true},
 		"shadow order":    {func(f *Fleet) { slices.Reverse(f.Slots[0].Shadows) }, false},
 		"probe":           {func(f *Fleet) { f.Probe.Lost++ }, false},
 		"dead man":        {func(f *Fleet) { f.DeadMan++ }, false},
@@ -159,7 +167,7 @@ func TestDigest(t *testing.T) {
 		"label":           {func(f *Fleet) { f.Appliances[0].Labels.Rack = "z" }, false},
 		"pool":            {func(f *Fleet) { f.Slots[0].Pools = f.Slots[0].Pools[:1] }, false},
 	} {
-		f := mustParse(t, Example()).Fleet
+		f := fleet()
 		tc.edit(&f)
 		if got := f.Digest() == digest; got != tc.same {
 			t.Errorf("%s: same digest %v, want %v", name, got, tc.same)
@@ -265,6 +273,10 @@ var wrongs = []wrong{
 	{"pool of multicast", "10.3.0.0/16", "224.0.0.0/16"},
 	{"two pools of a family", "\"fd00:3::/64\"", "10.4.0.0/16"},
 	{"no pools", "      pools: [10.3.0.0/16, \"fd00:3::/64\"]\n", "\n"},
+	{"network in a pool", "  # probe:\n", "  networks: [10.60.0.0/16, 10.2.5.0/24]\n  # probe:\n"},
+	{"network twice", "  # probe:\n", "  networks: [10.60.0.0/16, 10.60.1.0/24]\n  # probe:\n"},
+	{"network of everything", "  # probe:\n", "  networks: [0.0.0.0/0, \"fd00::/7\", 10.60.0.1/16, home]\n  # probe:\n"},
+	{"network of a VIP", "  # probe:\n", "  networks: [198.51.100.0/24]\n  # probe:\n"},
 	{"probe too slow", "  # probe:\n  #   interval: 50ms ", "  probe:\n    interval: 5s "},
 	{"bgp without asn", "  asn: 64512\n  router_id", "  router_id"},
 	{"bgp asn out of range", "  asn: 64512\n  router_id", "  asn: 4294967296\n  router_id"},

@@ -93,6 +93,9 @@ func (c *Config) raw() *rawConfig {
 		}
 		r.Fleet.Slots = append(r.Fleet.Slots, rs)
 	}
+	for _, p := range c.Fleet.Networks {
+		r.Fleet.Networks = append(r.Fleet.Networks, p.String())
+	}
 	return r
 }
 

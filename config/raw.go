@@ -49,6 +49,7 @@ type rawFleet struct {
 	VIPs       []string       `yaml:"vips"`
 	Registrars []string       `yaml:"registrars"`
 	Slots      []rawSlot      `yaml:"slots"`
+	Networks   []string       `yaml:"networks,omitempty"`
 	ShadowSets rawShadowSets  `yaml:"shadow_sets"`
 	Tiers      rawTiers       `yaml:"tiers,omitempty"`
 	Probe      rawProbe       `yaml:"probe"`

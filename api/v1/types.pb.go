@@ -758,7 +758,10 @@ type Slot struct {
 	// Since when the owner is the owner.
 	OwnedSince *timestamppb.Timestamp `protobuf:"bytes,15,opt,name=owned_since,json=ownedSince,proto3" json:"owned_since,omitempty"`
 	// Why the state is not what it should be; empty when it is.
-	Reason        string `protobuf:"bytes,16,opt,name=reason,proto3" json:"reason,omitempty"`
+	Reason string `protobuf:"bytes,16,opt,name=reason,proto3" json:"reason,omitempty"`
+	// Networks behind its clients (site-to-site) that are routed and announced as the
+	// pools are.
+	Networks      []string `protobuf:"bytes,17,rep,name=networks,proto3" json:"networks,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -903,6 +906,13 @@ func (x *Slot) GetReason() string {
 		return x.Reason
 	}
 	return ""
+}
+
+func (x *Slot) GetNetworks() []string {
+	if x != nil {
+		return x.Networks
+	}
+	return nil
 }
 
 // Shadow is one member of a slot's shadow set as the owner sees it; on a shadow
@@ -2126,9 +2136,9 @@ func (x *BGPPeer) GetLastError() string {
 type Announcement struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	Prefix string                 `protobuf:"bytes,1,opt,name=prefix,proto3" json:"prefix,omitempty"`
-	// "vip", "liveness" or "pool".
+	// "vip", "liveness", "pool", or "network" for one behind a client.
 	Kind string `protobuf:"bytes,2,opt,name=kind,proto3" json:"kind,omitempty"`
-	// Slot of a pool, else 0.
+	// Slot of a pool or network, else 0.
 	Slot        uint32   `protobuf:"varint,3,opt,name=slot,proto3" json:"slot,omitempty"`
 	Med         uint32   `protobuf:"varint,4,opt,name=med,proto3" json:"med,omitempty"`
 	Level       BGPLevel `protobuf:"varint,5,opt,name=level,proto3,enum=shadowcast.v1.BGPLevel" json:"level,omitempty"`
@@ -2236,7 +2246,7 @@ const file_api_v1_types_proto_rawDesc = "" +
 	"\fslots_active\x18\n" +
 	" \x01(\rR\vslotsActive\x12%\n" +
 	"\x0eslots_shadowed\x18\v \x01(\rR\rslotsShadowed\x12\x1a\n" +
-	"\bsessions\x18\f \x01(\x04R\bsessions\"\xa0\x05\n" +
+	"\bsessions\x18\f \x01(\x04R\bsessions\"\xbc\x05\n" +
 	"\x04Slot\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\rR\x06number\x12\x12\n" +
 	"\x04home\x18\x02 \x01(\tR\x04home\x12\x14\n" +
@@ -2255,7 +2265,8 @@ const file_api_v1_types_proto_rawDesc = "" +
 	"\bcounters\x18\x0e \x03(\v2!.shadowcast.v1.Slot.CountersEntryR\bcounters\x12;\n" +
 	"\vowned_since\x18\x0f \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"ownedSince\x12\x16\n" +
-	"\x06reason\x18\x10 \x01(\tR\x06reason\x1a;\n" +
+	"\x06reason\x18\x10 \x01(\tR\x06reason\x12\x1a\n" +
+	"\bnetworks\x18\x11 \x03(\tR\bnetworks\x1a;\n" +
 	"\rCountersEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"\xe5\x02\n" +

@@ -127,6 +127,7 @@ func printSlot(w io.Writer, s *v1.Slot) error {
 		"reason", s.Reason,
 		"sessions", fmt.Sprint(s.Sessions),
 		"pools", strings.Join(s.Pools, " "),
+		"networks", strings.Join(s.Networks, " "),
 		"fence", fence,
 		"charon", charon,
 		"steering", steering,

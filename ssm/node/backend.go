@@ -142,8 +142,11 @@ func (b backend) BGP(context.Context) (*v1.GetBGPResponse, error) {
 			x.Kind = "liveness"
 		default:
 			for _, s := range a.cfg.Fleet.Slots {
-				if slices.Contains(s.Pools, n.Prefix) {
+				switch {
+				case slices.Contains(s.Pools, n.Prefix):
 					x.Slot = uint32(s.Number)
+				case slices.Contains(a.routes.behindOf(s.Number), n.Prefix):
+					x.Kind, x.Slot = "network", uint32(s.Number)
 				}
 			}
 		}
@@ -183,6 +186,9 @@ func (a *Appliance) slotProto(s ssm.SlotView) *v1.Slot {
 	}
 	for _, p := range fleetSlot(a.cfg, s.Slot).Pools {
 		x.Pools = append(x.Pools, p.String())
+	}
+	for _, p := range a.routes.behindOf(s.Slot) {
+		x.Networks = append(x.Networks, p.String())
 	}
 	switch s.Role {
 	case ssm.RoleOwner:

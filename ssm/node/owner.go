@@ -49,6 +49,7 @@ func (r *slotRuntime) own(x ssm.ActOwn) {
 	if x.Takeover {
 		r.ledger.Takeover(time.Now())
 	}
+	r.networks.reset(r.ledger.Docs())
 	for _, d := range r.ledger.Docs() {
 		r.publish(d)
 	}
@@ -208,6 +209,7 @@ func (r *slotRuntime) output(o session.Output) {
 	for _, c := range o.Changes {
 		if c.Kind == session.Delete {
 			r.log.Info("session ended", "session", c.ID, "suspect", c.Suspect)
+			r.networks.forget(c.ID)
 			if c.Suspect || r.a.alone.Load() {
 				// It may be a false takeover's view of a client that is well
 				// (rule 15), or that of an appliance which is cut off: the
@@ -219,8 +221,10 @@ func (r *slotRuntime) output(o session.Output) {
 			continue
 		}
 		delete(r.suspects, c.Doc.SessionID)
+		r.noteNetworks(c.Doc)
 		r.publish(c.Doc)
 	}
+	r.routeNetworks()
 	for _, c := range o.Conflicts {
 		r.a.events.Add(Entry{Slot: r.n, Kind: "conflict", Warn: true, Text: "inner address " + c.Addr.String() + " is held twice",
 			Reason: "sessions " + c.Session + " and " + c.Other})

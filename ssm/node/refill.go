@@ -71,6 +71,7 @@ func (r *slotRuntime) adoptHeld(g gathered, sas []charon.IKESA, err error) {
 	}
 	out, aerr := r.ledger.Adopt(held)
 	r.a.problem(r.n, "adopt the sessions that were read back", aerr)
+	r.networks.reset(r.ledger.Docs())
 	r.output(out)
 	read, children := r.ledger.Len(), 0
 	if err == nil {
@@ -320,6 +321,7 @@ func (r *slotRuntime) fill(docs []*session.Document, again bool) {
 		return
 	}
 	r.refill = nil
+	r.routeNetworks()
 	r.ledger.Settle()
 	if again && r.active {
 		r.reactivate()

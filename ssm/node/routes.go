@@ -5,7 +5,9 @@ import (
 	"encoding/binary"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -22,10 +24,14 @@ type routes struct {
 	wanted  *latest[ssm.ActAnnounce]
 	asked   atomic.Uint64 // wishes so far
 	told    atomic.Uint64 // wishes that the speaker has
+
+	mu       sync.Mutex
+	last     ssm.ActAnnounce            // the newest wish
+	networks map[sa.Slot][]netip.Prefix // behind the clients of slots here, beside the pools
 }
 
 func newRoutes(a *Appliance) (*routes, error) {
-	r := &routes{a: a, wanted: newLatest[ssm.ActAnnounce]()}
+	r := &routes{a: a, wanted: newLatest[ssm.ActAnnounce](), networks: map[sa.Slot][]netip.Prefix{}}
 	cfg := a.cfg
 	if !cfg.BGP.Enabled() {
 		return r, nil
@@ -85,8 +91,31 @@ func (r *routes) onEvent(e bgp.Event) {
 }
 
 func (r *routes) want(x ssm.ActAnnounce) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.last = x
 	r.asked.Add(1)
 	r.wanted.put(x)
+}
+
+// behind says which networks lie behind the clients of slot n: they are announced where
+// its pools are.
+func (r *routes) behind(n sa.Slot, ps []netip.Prefix) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if slices.Equal(r.networks[n], ps) {
+		return
+	}
+	r.networks[n] = ps
+	r.asked.Add(1)
+	r.wanted.put(r.last)
+}
+
+// behindOf are the networks behind the clients of slot n, as far as this appliance knows.
+func (r *routes) behindOf(n sa.Slot) []netip.Prefix {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.networks[n]
 }
 
 // convergence is what a neighbour on the same link needs to put an announcement
@@ -162,7 +191,10 @@ func (r *routes) desired(x ssm.ActAnnounce) bgp.Desired {
 	}
 	pools := func(to *[]netip.Prefix, slots []sa.Slot) {
 		for _, n := range slots {
-			for _, p := range fleetSlot(cfg, n).Pools {
+			for _, p := range slices.Concat(fleetSlot(cfg, n).Pools, r.behindOf(n)) {
+				if _, dup := d.InnerSlot[p]; dup {
+					continue // two slots have a client with this network; what is ours goes first
+				}
 				*to, d.InnerSlot[p] = append(*to, p), uint32(n)
 			}
 		}

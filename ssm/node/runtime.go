@@ -83,9 +83,11 @@ type slotRuntime struct {
 	lateIn map[sa.SPI]uint64
 	// refill is under way: sessions that others hold are awaited.
 	refill *refilling
-	unsure time.Time           // until then charon may repeat what is known
-	active bool                // charon was told to serve
-	held   []*session.Document // what charon holds after standDown
+	unsure time.Time // until then charon may repeat what is known
+	active bool      // charon was told to serve
+	// networks lie behind the clients, beside the pools.
+	networks *networks
+	held     []*session.Document // what charon holds after standDown
 	// rekeys are under way since a takeover; nil: none.
 	rekeys *rekeyPlan
 	audit  auditor
@@ -108,7 +110,7 @@ type slotRuntime struct {
 func newRuntime(a *Appliance, c config.Slot) *slotRuntime {
 	return &slotRuntime{a: a, n: c.Number, cfg: c, log: a.log.With("slot", c.Number), mode: modeIdle, queue: newQueue(),
 		dir: filepath.Join(a.cfg.RunDir, "slot-"+strconv.Itoa(int(c.Number))), watched: map[sa.SPI]bool{}, suspects: map[string]time.Time{},
-		late: map[slot.Outbound]sa.Birth{}, lateIn: map[sa.SPI]uint64{},
+		late: map[slot.Outbound]sa.Birth{}, lateIn: map[sa.SPI]uint64{}, networks: newNetworks(a.cfg, c),
 		audit: auditor{repaired: map[string]time.Time{}, enforced: map[string]time.Time{}}}
 }
 

@@ -46,6 +46,7 @@ func (s *steering) initial() steer.Desired {
 	if len(d.Peers) > 0 {
 		d.Tunnel = TunnelName
 	}
+	d.Inner = append(d.Inner, cfg.Fleet.Networks...)
 	for _, sl := range cfg.Fleet.Slots {
 		d.Inner = append(d.Inner, sl.Pools...)
 		if was, err := s.a.memory.load(sl.Number); err == nil && was.Role == ssm.RoleOwner && s.a.places.at(sl.Number) != nil {

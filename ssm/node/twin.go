@@ -87,6 +87,7 @@ func (r *slotRuntime) shadow(x ssm.ActShadow) {
 	held := r.held
 	r.held = nil
 	r.endOwner()
+	r.networks.reset(nil)
 	r.mode, r.twin = modeShadow, newTwin(r)
 	if x.Keep && r.inst != nil && r.inst.Alive() {
 		err := r.twin.keep(held)
@@ -138,6 +139,8 @@ func (t *twin) keep(docs []*session.Document) error {
 		return fmt.Errorf("%d children are missing in the kernel", n)
 	}
 	t.r.sessions.Store(int64(len(t.docs)))
+	t.r.networks.reset(docs)
+	t.r.routeNetworks()
 	return nil
 }
 
@@ -252,6 +255,8 @@ func (t *twin) put(d *session.Document, h replica.Hash) ([]charon.Message, error
 		}
 	}
 	t.r.sessions.Store(int64(len(t.docs)))
+	t.r.noteNetworks(d)
+	t.r.routeNetworks()
 	return t.feeder.Diff(d)
 }
 
@@ -265,6 +270,8 @@ func (t *twin) remove(id string) []charon.Message {
 	t.rehash(id, replica.Hash{}, false)
 	t.index(id, nil)
 	t.r.sessions.Store(int64(len(t.docs)))
+	t.r.networks.forget(id)
+	t.r.routeNetworks()
 	return t.feeder.Remove(id)
 }
 

@@ -24,6 +24,14 @@ func (c ConnSpec) auth() string {
 	return "psk"
 }
 
+// offer names what gateways offer such a client: one connection for each.
+func (c ConnSpec) offer() string {
+	if c.Site.IsValid() {
+		return c.auth() + "-site"
+	}
+	return c.auth()
+}
+
 // user is the identity that a client gives by EAP. That of EAP-TLS must be in the
 // certificate, so it is the IKE identity again.
 func (c *Client) user() string {
@@ -36,21 +44,24 @@ func (c *Client) user() string {
 // password is the user's: no secret outside of the lab, long enough to be searched for.
 func password(user string) string { return "the password of " + user }
 
-// ID is the client's IKE identity. Gateways tell EAP clients by its domain which
-// method they want.
+// ID is the client's IKE identity. Gateways tell by its domain which EAP method a client
+// wants, and which are gateways of sites.
 func (c *Client) ID() string {
-	if c.Spec.EAP != "" {
+	switch {
+	case c.Spec.EAP != "":
 		return c.Name + "." + c.Spec.EAP + ".example"
+	case c.Spec.Site.IsValid():
+		return c.Name + ".site.example"
 	}
 	return c.Name + ".example"
 }
 
-// connectionOf names the gateways' connection for clients that authenticate as c does.
+// connectionOf names the gateways' connection for clients such as c.
 func connectionOf(l *Lab, c ConnSpec) string {
-	if c.auth() == l.opt.Conn.auth() {
+	if c.offer() == l.opt.Conn.offer() {
 		return "rw"
 	}
-	return "rw-" + c.auth()
+	return "rw-" + c.offer()
 }
 
 // gatewayAuth is how a gateway authenticates itself and its clients in swanctl.conf.
@@ -61,6 +72,9 @@ func (c ConnSpec) gatewayAuth() string {
 		remote, id = "eap-"+c.EAP+"\n      eap_id = %any", "*."+c.EAP+".example"
 	case !c.Cert:
 		local, remote = "auth = psk", "psk"
+	}
+	if c.Site.IsValid() {
+		id = "*.site.example"
 	}
 	return fmt.Sprintf(`    local { %s
       id = %s }

@@ -220,8 +220,14 @@ func (c *Client) loadConnection() error {
 			return fmt.Errorf("build connection of %s: %w", c.Name, err)
 		}
 	}
+	vips := []string{"0.0.0.0"}
+	if s.Site.IsValid() {
+		if vips, err = nil, child.Set("local_ts", []string{s.Site.String()}); err != nil {
+			return fmt.Errorf("build connection of %s: %w", c.Name, err)
+		}
+	}
 	_, err = c.charon.command("load-conn", msg("home", msg(
-		"version", "2", "local_addrs", []string{c.Addr.String()}, "remote_addrs", []string{c.gateway().String()}, "vips", []string{"0.0.0.0"},
+		"version", "2", "local_addrs", []string{c.Addr.String()}, "remote_addrs", []string{c.gateway().String()}, "vips", vips,
 		"mobike", yesNo(s.Mobike), "encap", yesNo(s.Encap), "proposals", []string{ikeProposal},
 		"rekey_time", orZero(s.IKERekey), "over_time", hardLimit(s.IKERekey), "rand_time", spreadOf(s.IKERekey), "dpd_delay", orZero(s.DPD), "keyingtries", keyingTries(s),
 		"local", lo, "remote", re, "children", msg("net", child))))

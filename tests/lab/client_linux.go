@@ -52,6 +52,11 @@ func (c *Client) Start(ctx context.Context) error {
 		c.lab.onClose(c.cap.close)
 	}
 	var err error
+	if c.Spec.Site.IsValid() {
+		if err := c.ns.addAddr("lo", netip.PrefixFrom(c.Spec.siteAddr(), c.Spec.Site.Addr().BitLen())); err != nil {
+			return err
+		}
+	}
 	options := clientOptions
 	if c.Spec.NoRedirect {
 		options += "\n  follow_redirects = no"
@@ -102,11 +107,17 @@ func (c *Client) SA() (IKESA, error) {
 	return up[0], nil
 }
 
-// Inner is the inner address that the gateway assigned.
+// siteAddr is the address that a gateway of a site has in the network behind it.
+func (s ConnSpec) siteAddr() netip.Addr { return s.Site.Addr().Next() }
+
+// Inner is the inner address that the gateway assigned, or for a site one behind it.
 func (c *Client) Inner() (netip.Addr, error) {
 	s, err := c.SA()
 	if err != nil {
 		return netip.Addr{}, err
+	}
+	if c.Spec.Site.IsValid() {
+		return c.Spec.siteAddr(), nil
 	}
 	if len(s.LocalVIPs) == 0 {
 		return netip.Addr{}, fmt.Errorf("client %s has no inner address", c.Name)

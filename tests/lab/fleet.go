@@ -58,6 +58,7 @@ func (l *Lab) newFleet() (*fleet, error) {
 		ShadowSets: l.opt.Shadows,
 		Handover:   config.Handover{HoldCap: 100 * time.Millisecond, DrainTime: time.Second, DrainRate: 600, HoldDown: time.Hour},
 		Registrars: registrars(names),
+		Networks:   l.opt.Networks,
 	}
 	for _, a := range l.appliances {
 		if _, err := pki.Issue(f.dir, a.Name, []netip.Addr{a.Addr}, pki.Options{}); err != nil {
@@ -99,7 +100,7 @@ func (l *Lab) offered() (conns []ConnSpec, esp []string) {
 		all = append(all, c.Conn)
 	}
 	for _, c := range all {
-		if !slices.ContainsFunc(conns, func(x ConnSpec) bool { return x.auth() == c.auth() }) {
+		if !slices.ContainsFunc(conns, func(x ConnSpec) bool { return x.offer() == c.offer() }) {
 			conns = append(conns, c)
 		}
 		if !slices.Contains(esp, c.esp()) {
@@ -124,8 +125,7 @@ func (l *Lab) writeSwanctl(dir string) error {
     version = 2
     local_addrs = %s
     remote_addrs = %%any
-    pools = shadowcast4
-    mobike = %s
+%s    mobike = %s
     proposals = %s
     rekey_time = %s
     rand_time = 0s
@@ -133,7 +133,7 @@ func (l *Lab) writeSwanctl(dir string) error {
 %s    children {
       net {
         local_ts = %s
-        esp_proposals = %s
+%s        esp_proposals = %s
         mode = tunnel
         replay_window = 1024
         rekey_time = %s
@@ -143,7 +143,7 @@ func (l *Lab) writeSwanctl(dir string) error {
       }
     }
   }
-`, connectionOf(l, c), joined(l.vips()), yesNo(c.Mobike), ikeProposal, orZero(c.GatewayIKERekey), orZero(c.DPD), c.gatewayAuth(), InsideNet,
+`, connectionOf(l, c), joined(l.vips()), c.innerAddress(), yesNo(c.Mobike), ikeProposal, orZero(c.GatewayIKERekey), orZero(c.DPD), c.gatewayAuth(), InsideNet, l.remoteTS(c),
 			strings.Join(esp, ", "), orZero(c.GatewayChildRekey), sa.BlockSize/2, sa.BlockSize)
 	}
 	files["swanctl.conf"] = "connections {\n" + body + "}\n" + l.secrets()
@@ -171,8 +171,25 @@ func (l *Lab) vips() []netip.Addr {
 	return out
 }
 
-// joined lists addresses as swanctl.conf does.
-func joined(as []netip.Addr) string {
+// innerAddress has a gateway assign clients one; gateways of sites ask for none.
+func (c ConnSpec) innerAddress() string {
+	if c.Site.IsValid() {
+		return ""
+	}
+	return "    pools = shadowcast4\n"
+}
+
+// remoteTS is what may lie behind a client: its inner address alone, or the networks of
+// sites, of which each asks for its own.
+func (l *Lab) remoteTS(c ConnSpec) string {
+	if !c.Site.IsValid() {
+		return ""
+	}
+	return "        remote_ts = " + joined(l.opt.Networks) + "\n"
+}
+
+// joined lists addresses or prefixes as swanctl.conf does.
+func joined[T fmt.Stringer](as []T) string {
 	var s []string
 	for _, a := range as {
 		s = append(s, a.String())

@@ -124,6 +124,9 @@ type ConnSpec struct {
 	Reconnect bool
 	// NoRedirect keeps the client from saying that it follows redirects (RFC 5685).
 	NoRedirect bool
+	// Site is the network behind the client, for a gateway of a site: it asks for no
+	// inner address.
+	Site netip.Prefix
 	// Initiator rekey times; off if empty.
 	ChildRekey, IKERekey string
 	// Gateway rekey times; off if empty.
@@ -174,6 +177,8 @@ type Options struct {
 	Conn ConnSpec
 	// VIPs are further IPv4 VIPs.
 	VIPs []netip.Addr
+	// Networks may lie behind clients (fleet.networks).
+	Networks []netip.Prefix
 	// Chosen has the fleet choose the shadows of every slot, by Shadows; otherwise the
 	// next three appliances in the circle shadow it. Zero Shadows are the defaults.
 	Chosen  bool

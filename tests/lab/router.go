@@ -57,7 +57,7 @@ func (l *Lab) routerConf(name string, n int) (routers.RouterConfig, *backbone) {
 	}
 	net := n
 	if name == "in" {
-		c.ASN, c.Role, c.VIPs, c.Liveness, c.Inner = InsideASN, routers.Inside, nil, nil, []netip.Prefix{poolNet}
+		c.ASN, c.Role, c.VIPs, c.Liveness, c.Inner = InsideASN, routers.Inside, nil, nil, append([]netip.Prefix{poolNet}, l.opt.Networks...)
 		net, back = insideLink, nil
 	}
 	for _, a := range l.appliances {

@@ -137,6 +137,15 @@ func alerts(t *T, l *Lab) {
 	allReady(t, l)
 	d.step("the charon of a shadow's slot dies as often as it is started", func() error { return keepKilling(t, l.Appliance(other(l, owned(t, l, s.slot))), s.slot) }, "ShadowcastSlotDown")
 	allReady(t, l)
+	holder := owned(t, l, s.slot)
+	d.step("an owner loses power while the charon of its shadow dies as often as it is started", func() error {
+		if _, err := holder.PowerCut(); err != nil {
+			return err
+		}
+		return keepKilling(t, l.Appliance(other(l, holder)), s.slot)
+	}, "ShadowcastSlotWithoutOwner")
+	t.Check(holder.PowerOn())
+	allReady(t, l)
 	d.step("an owner is cut off from all but its own machine", func() error { return owned(t, l, s.slot).Unplug() }, "ShadowcastSlotOwnedTwice")
 	t.Check(errors.Join(ams.Plug(), fra.Plug()))
 	allReady(t, l)
