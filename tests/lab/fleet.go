@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"os"
@@ -64,12 +65,13 @@ func (l *Lab) newFleet() (*fleet, error) {
 		if _, err := pki.Issue(f.dir, a.Name, []netip.Addr{a.Addr}, pki.Options{}); err != nil {
 			return nil, err
 		}
-		loc, ok := sites[a.Name]
+		site := cmp.Or(l.opt.Sites[a.Name], a.Name)
+		loc, ok := sites[site]
 		if !ok {
 			loc = config.Location{Lat: 0, Lon: -float64(a.N)}
 		}
 		f.shared.Appliances = append(f.shared.Appliances, config.Appliance{
-			Name: a.Name, Site: a.Name, Location: loc, Labels: config.Labels{Rack: a.Name, Power: a.Name},
+			Name: a.Name, Site: site, Location: loc, Labels: config.Labels{Rack: a.Name, Power: a.Name},
 			Address: a.Addr, ReplicationPort: 4501, ProbePort: 4502, RegistrarPort: 4503, GossipPort: 4504,
 		})
 		// The next appliances in the circle are the shadows.

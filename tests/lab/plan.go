@@ -157,10 +157,12 @@ func (c ConnSpec) esp() string {
 
 // Options says what New builds.
 type Options struct {
-	Appliances []string     // ams, fra, lhr if empty
-	Clients    []ClientSpec // one plain client if empty
-	OutDir     string       // logs and artefacts; required
-	BinDir     string       // shadowcastd and shadowctl; see BinDir()
+	Appliances []string // ams, fra, lhr if empty
+	// Sites are those of appliances that do not stand alone at one of their own name.
+	Sites   map[string]string
+	Clients []ClientSpec // one plain client if empty
+	OutDir  string       // logs and artefacts; required
+	BinDir  string       // shadowcastd and shadowctl; see BinDir()
 	// Routers starts BIRD, or FRR, in r1, r2 and in. Without it routes are static,
 	// and there is no BGP.
 	Routers bool

@@ -38,10 +38,11 @@ func siteToSite(t *T, l *Lab) {
 	t.Check(p.each(func(s *attached) error { return s.Client.RekeyChild(ctx) }))
 	t.Check(p.each(func(s *attached) error { return s.Client.RekeyIKE(ctx) }))
 	allReady(t, l)
-	cuts, heir := p.powerCut(t, l, "power-cut")
+	cuts, victim := p.powerCut(t, l, "power-cut")
 	for _, cut := range cuts {
 		kept(t, cut)
 	}
+	heir := owned(t, l, p[0].slot, victim)
 	networksFollow(t, l, p, heir)
 	t.Check(p.each(func(s *attached) error { return s.Client.RekeyChild(ctx) }))
 
