@@ -135,9 +135,6 @@ func siteLoss(t *T, l *Lab) {
 	for _, a := range lost {
 		t.Check(a.PowerOn())
 	}
-	for _, a := range lost {
-		t.Check(a.WaitReady(ctx))
-	}
 	allReady(t, l)
 	p.control(t, l)
 }
