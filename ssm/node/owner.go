@@ -24,6 +24,7 @@ func (r *slotRuntime) own(x ssm.ActOwn) {
 	r.a.replicas.receiver.Raise(r.n, x.Ticket, r.a.cfg.Node)
 	if !first {
 		r.a.problem(r.n, "renew the replication", r.pub.SetTicket(x.Ticket))
+		r.feedShadows(x.Shadows) // one may have joined since
 		r.rekeyWorn()
 		return
 	}

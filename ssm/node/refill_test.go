@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"log/slog"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -17,6 +18,7 @@ import (
 	"github.com/shadowcast/shadowcast/sa/charon"
 	"github.com/shadowcast/shadowcast/sa/slot"
 	"github.com/shadowcast/shadowcast/sa/steer"
+	"github.com/shadowcast/shadowcast/ssm"
 	"github.com/shadowcast/shadowcast/ssm/replica"
 	"github.com/shadowcast/shadowcast/ssm/session"
 )
@@ -376,5 +378,33 @@ func TestTwinRemembersTheEnds(t *testing.T) {
 	b.a.tiers.Store(&config.Tiers{})
 	if got := b.twin.lately(now.Add(goneFor + time.Second)); len(got) != 0 {
 		t.Errorf("still remembered: %v", got)
+	}
+}
+
+// A member may join between two ticks of the core and the owner renew its ticket then:
+// the new tenure says whom to feed, and the publisher must hear of it.
+func TestRenewedOwnerFeedsWhoJoined(t *testing.T) {
+	b := newRefillBench(t)
+	b.a.cfg.Fleet.Appliances = []config.Appliance{{Name: "ams"}, {Name: "fra", Address: netip.MustParseAddr("192.0.2.12"), ReplicationPort: 4501}, {Name: "lhr", Address: netip.MustParseAddr("192.0.2.13"), ReplicationPort: 4501}}
+	receiver, err := replica.NewReceiver(replica.ReceiverConfig{Self: "ams", Sink: sink{b.a}, Logger: b.log,
+		Authority: func(sa.Slot, string, sa.Ticket) error { return nil }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.a.replicas = &replicas{receiver: receiver}
+	fed := func() (out []string) {
+		for _, s := range b.pub.Status() {
+			out = append(out, s.Name)
+		}
+		slices.Sort(out)
+		return out
+	}
+	b.feedShadows([]ssm.Node{"fra"})
+	if got := fed(); !slices.Equal(got, []string{"fra"}) {
+		t.Fatalf("fed are %v", got)
+	}
+	b.own(ssm.ActOwn{Slot: 7, Ticket: 11, Shadows: []ssm.Node{"fra", "lhr"}})
+	if got := fed(); !slices.Equal(got, []string{"fra", "lhr"}) || b.ticket != 11 {
+		t.Errorf("under ticket %d fed are %v, want fra and lhr under 11", b.ticket, got)
 	}
 }
