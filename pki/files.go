@@ -29,6 +29,9 @@ const FleetKeySize = 32
 // ErrExists says that a file would be overwritten.
 var ErrExists = errors.New("exists already")
 
+// ErrInUse says that certificates of a CA to retire are still around.
+var ErrInUse = errors.New("of a CA that would be retired")
+
 const (
 	certBlock = "CERTIFICATE"
 	keyBlock  = "PRIVATE KEY" // PKCS #8

@@ -16,6 +16,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -44,7 +45,7 @@ type Options struct {
 	Fleet string
 	// Validity counts from now; 0 is the default of what is made.
 	Validity time.Duration
-	// Force overwrites existing files.
+	// Force overwrites existing files, and retires CAs that are in use.
 	Force bool
 	// Now is the time of issue; zero is the present.
 	Now time.Time
@@ -159,14 +160,18 @@ func Rotate(dir string, o Options) (Made, error) {
 }
 
 // Retire leaves in dir's ca.crt the CA alone whose key is ca.key: certificates of the
-// others are worthless once every appliance has that file.
-func Retire(dir string) (Made, error) {
+// others are worthless once every appliance has that file. It refuses (ErrInUse) while a
+// certificate in dir is of another one and has not expired, unless o.Force is set.
+func Retire(dir string, o Options) (Made, error) {
 	ca, _, fleet, err := loadCA(dir)
 	if err == nil {
 		var all []*x509.Certificate
 		if all, err = readCerts(filepath.Join(dir, CACertFile)); err == nil && len(all) == 1 {
 			err = fmt.Errorf("%s holds one CA: there is none to retire", CACertFile)
 		}
+	}
+	if err == nil && !o.Force {
+		err = othersOf(dir, ca)
 	}
 	var made Made
 	if err == nil {
@@ -176,6 +181,32 @@ func Retire(dir string) (Made, error) {
 		return Made{}, fmt.Errorf("retire old CAs: %w", err)
 	}
 	return made, nil
+}
+
+// othersOf names the certificates in dir that are not of ca and still count.
+func othersOf(dir string, ca *x509.Certificate) error {
+	paths, err := filepath.Glob(filepath.Join(dir, "*.crt"))
+	if err != nil {
+		return err
+	}
+	var others []string
+	for _, path := range paths {
+		name := filepath.Base(path)
+		if name == CACertFile {
+			continue
+		}
+		cs, err := readCerts(path)
+		if err != nil {
+			return err
+		}
+		if cs[0].CheckSignatureFrom(ca) != nil && time.Now().Before(cs[0].NotAfter) {
+			others = append(others, name)
+		}
+	}
+	if len(others) > 0 {
+		return fmt.Errorf("%s: %w; issue them again and install them first", strings.Join(others, ", "), ErrInUse)
+	}
+	return nil
 }
 
 // Issue makes the certificate and key of appliance name, signed by the CA in

@@ -1,6 +1,7 @@
 package pki
 
 import (
+	"errors"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -47,13 +48,16 @@ func TestRotation(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if _, err := Retire(dir, Options{}); !errors.Is(err, ErrInUse) || !strings.Contains(err.Error(), "ams.crt, fra.crt") {
+		t.Errorf("retire while old certificates are in use: %v", err)
+	}
 	each("certificates of the new CA", func(id *Identity) error {
 		if _, err := Issue(dir, id.name, nil, Options{Force: true}); err != nil {
 			return err
 		}
 		return id.Reload()
 	})
-	if _, err := Retire(dir); err != nil {
+	if _, err := Retire(dir, Options{}); err != nil {
 		t.Fatal(err)
 	}
 	each("the new CA alone", (*Identity).Reload)
@@ -64,7 +68,7 @@ func TestRotation(t *testing.T) {
 
 func TestRotationRefused(t *testing.T) {
 	dir := initDir(t, Options{})
-	if _, err := Retire(dir); err == nil || !strings.Contains(err.Error(), "none to retire") {
+	if _, err := Retire(dir, Options{}); err == nil || !strings.Contains(err.Error(), "none to retire") {
 		t.Errorf("retire without a rotation: %v", err)
 	}
 	for range maxCAs - 1 {

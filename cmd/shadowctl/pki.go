@@ -141,20 +141,23 @@ fleet key stays. Sessions do not notice.`,
 
 func pkiRetireCommand(a *app) *cobra.Command {
 	var dir string
+	var force bool
 	cmd := &cobra.Command{
 		Use:   "retire",
 		Short: "Take the CAs before the newest out of ca.crt",
 		Long: `Take the CAs before the newest out of ca.crt, at the end of a rotation.
 
 Give the file to every appliance and reload each: certificates of the old CA
-are refused from then on.`,
+are refused from then on. While one of those is in the directory it refuses;
+whether the new ones are installed everywhere, only you know.`,
 		Example: "  shadowctl pki retire --dir ./pki",
 		Args:    cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
-			made, err := pki.Retire(dir)
+			made, err := pki.Retire(dir, pki.Options{Force: force})
 			return a.told(made, err)
 		},
 	}
+	cmd.Flags().BoolVar(&force, "force", false, "retire CAs whose certificates are still in the directory, too")
 	cmd.Flags().StringVar(&dir, "dir", defaultPKI, "`directory` of the CA")
 	return cmd
 }
@@ -168,6 +171,9 @@ func validity(days int) (time.Duration, error) {
 
 // told reports what was made.
 func (a *app) told(made pki.Made, err error) error {
+	if errors.Is(err, pki.ErrInUse) {
+		return fmt.Errorf("%w; --force retires it all the same", err)
+	}
 	if errors.Is(err, pki.ErrExists) {
 		return fmt.Errorf("%w; --force overwrites", err)
 	}

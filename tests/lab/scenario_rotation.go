@@ -54,7 +54,7 @@ func caRotation(t *T, l *Lab) {
 		}
 		return nil
 	})
-	step("the new CA alone", func() error { _, err := pki.Retire(dir); return err })
+	step("the new CA alone", func() error { _, err := pki.Retire(dir, pki.Options{}); return err })
 
 	// Whatever was negotiated before is negotiated again: a shadow's daemon starts over,
 	// with it every TLS session to it, and its fabric's charon.
