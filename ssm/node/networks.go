@@ -27,6 +27,8 @@ type networks struct {
 	told    map[string]bool           // sessions whose excess is in the event log
 	dirty   bool                      // what is routed is not what is here
 	full    bool                      // more than maxNetworks, said
+	// route has them routed and announced, and no others.
+	route func([]netip.Prefix) error
 }
 
 func newNetworks(cfg *config.Config, s config.Slot) *networks {
@@ -137,6 +139,5 @@ func (r *slotRuntime) routeNetworks() {
 				Reason: fmt.Sprintf("a slot has at most %d", maxNetworks)})
 		}
 	}
-	r.a.problem(r.n, "route the networks behind clients", r.a.host.SetPrefixes(r.n, ps))
-	r.a.routes.behind(r.n, ps)
+	r.a.problem(r.n, "route the networks behind clients", x.route(ps))
 }

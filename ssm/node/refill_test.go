@@ -40,6 +40,7 @@ func newRefillBench(t *testing.T) *refillBench {
 	b.group, b.ctx = errgroup.WithContext(t.Context())
 	b.link = &charon.Link{}
 	b.mode, b.ticket = modeOwner, 9
+	b.networks.route = func([]netip.Prefix) error { return nil }
 	b.ledger = session.New(7)
 	pub, err := replica.NewPublisher(replica.PublisherConfig{Slot: 7, Ticket: 9, Self: "ams", Incarnation: 1, TLS: func(string) *tls.Config { return nil }})
 	if err != nil {

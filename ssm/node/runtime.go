@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"path/filepath"
 	"strconv"
 	"sync/atomic"
@@ -108,10 +109,15 @@ type slotRuntime struct {
 }
 
 func newRuntime(a *Appliance, c config.Slot) *slotRuntime {
-	return &slotRuntime{a: a, n: c.Number, cfg: c, log: a.log.With("slot", c.Number), mode: modeIdle, queue: newQueue(),
+	r := &slotRuntime{a: a, n: c.Number, cfg: c, log: a.log.With("slot", c.Number), mode: modeIdle, queue: newQueue(),
 		dir: filepath.Join(a.cfg.RunDir, "slot-"+strconv.Itoa(int(c.Number))), watched: map[sa.SPI]bool{}, suspects: map[string]time.Time{},
 		late: map[slot.Outbound]sa.Birth{}, lateIn: map[sa.SPI]uint64{}, networks: newNetworks(a.cfg, c),
 		audit: auditor{repaired: map[string]time.Time{}, enforced: map[string]time.Time{}}}
+	r.networks.route = func(ps []netip.Prefix) error {
+		a.routes.behind(r.n, ps)
+		return a.host.SetPrefixes(r.n, ps)
+	}
+	return r
 }
 
 func (r *slotRuntime) String() string { return fmt.Sprintf("slot %d", r.n) }
