@@ -9,6 +9,9 @@ type backlog struct {
 	open     map[*twinChild]bool
 	order    []waiting // entries of completed children are passed over
 	progress time.Time // when a child was last completed
+	// late are those of them that have failed to come once: a second attempt begins
+	// their time anew and promises nothing.
+	late map[*twinChild]bool
 }
 
 type waiting struct {
@@ -16,7 +19,7 @@ type waiting struct {
 	since time.Time
 }
 
-func newBacklog() backlog { return backlog{open: map[*twinChild]bool{}, progress: time.Now()} }
+func newBacklog() backlog { return backlog{open: map[*twinChild]bool{}, progress: time.Now(), late: map[*twinChild]bool{}} }
 
 func (b *backlog) len() int { return len(b.open) }
 
@@ -32,6 +35,7 @@ func (b *backlog) add(c *twinChild, now time.Time) {
 func (b *backlog) remove(c *twinChild) {
 	if b.open[c] {
 		delete(b.open, c)
+		delete(b.late, c)
 		b.progress = time.Now()
 	}
 }
@@ -47,4 +51,11 @@ func (b *backlog) age(now time.Time) time.Duration {
 	}
 	b.order = nil
 	return 0
+}
+
+// missed marks all that are open as late.
+func (b *backlog) missed() {
+	for c := range b.open {
+		b.late[c] = true
+	}
 }

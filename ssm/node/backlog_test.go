@@ -42,3 +42,27 @@ func TestBacklogAgainstModel(t *testing.T) {
 		}
 	})
 }
+
+// A second attempt does not make a twin ready before it has succeeded: a move to a twin
+// whose charon installs nothing would lose every packet.
+func TestBacklogRemembersWhatFailedToCome(t *testing.T) {
+	b, now := newBacklog(), time.Unix(1000, 0)
+	failed, other, fresh := &twinChild{}, &twinChild{}, &twinChild{}
+	b.add(failed, now)
+	b.add(other, now)
+	b.missed()
+	b.add(fresh, now)
+	b.add(failed, now.Add(time.Hour)) // fed again
+	if len(b.late) != 2 {
+		t.Errorf("%d children are late, want the two that were open", len(b.late))
+	}
+	b.remove(other)
+	b.remove(fresh)
+	if len(b.late) != 1 || !b.late[failed] {
+		t.Errorf("late are %v, want the one that has not come", b.late)
+	}
+	b.remove(failed)
+	if len(b.late) != 0 || b.len() != 0 {
+		t.Errorf("%d children are late and %d open, want none", len(b.late), b.len())
+	}
+}

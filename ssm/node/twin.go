@@ -331,7 +331,7 @@ func (t *twin) judge() {
 		ready, reason = false, t.skew
 	case !t.whole:
 		ready, reason = false, "the owner's snapshot is not complete"
-	case t.open.age(time.Now()) > installTime:
+	case len(t.open.late) > 0, t.open.age(time.Now()) > installTime:
 		ready, reason = false, "children missing in the kernel"
 	}
 	if ready != t.ready || reason != t.reason {
@@ -355,7 +355,11 @@ func (t *twin) tick(now time.Time) {
 	}
 	n := t.open.len()
 	t.recount()
-	if t.open.len() == 0 || t.refeedOpen(now) {
+	if t.open.len() == 0 {
+		return
+	}
+	if t.refeedOpen(now) {
+		t.open.missed()
 		return
 	}
 	t.r.a.events.Add(Entry{Slot: t.r.n, Kind: "repair", Warn: true, Text: "the twin is built again",
@@ -367,6 +371,7 @@ func (t *twin) tick(now time.Time) {
 	t.feeder = session.NewFeeder()
 	t.open = newBacklog()
 	t.forgetKernel()
+	t.open.missed()
 	for _, d := range t.documents() {
 		t.r.a.problem(t.r.n, "feed session "+d.SessionID, t.r.feed(t.feeder, d))
 	}
