@@ -13,7 +13,7 @@ export GOFLAGS     ?= -trimpath
 
 VERSION ?=
 
-.PHONY: deps build deb generate test unit race lab lint lint-proto fuzz sim sim-mutants bench bench-collect bench-hwhealth demo campaign lab-routers lab-more lab-partitions lab-upgrade lab-install shadowcastd-previous clean
+.PHONY: deps build deb generate test unit race lab lint lint-proto fuzz sim sim-mutants bench bench-collect bench-hwhealth demo campaign lab-routers lab-more lab-partitions lab-upgrade lab-install lab-strongswan-6 shadowcastd-previous clean
 
 deps: ## install what Debian must provide, leaving no service running
 	$(SUDO) sh scripts/deps.sh
@@ -86,6 +86,10 @@ lab-install: build deb ## docs/install.md as it stands, with the package on thre
 
 lab-more: build ## repairs by the audit, lifetimes across a takeover, strangers refused, the unit's capabilities, tiers, sites, shadow sets, the CA replaced, every alert
 	$(BIN)/shadowlab run 'audit-*' refusals unit-capabilities tiers site-to-site site-loss split-path ends shadow-set redirect ca-rotation alerts
+
+lab-strongswan-6: build ## gateways of strongSwan 5.9 and 6 in one fleet; makes a Debian 13 root for the latter (debootstrap)
+	sh scripts/strongswan6.sh
+	$(BIN)/shadowlab run strongswan-6
 
 lab-partitions: build ## a fleet that falls apart and comes together: partitions, claimants, ex-owners, restarts, a cold start, uneven paths
 	$(BIN)/shadowlab run 'partition-*' claimants ex-owner cold-start daemon-restart home-return registrars-leader takeover-loaded move-uneven-path

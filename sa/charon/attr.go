@@ -66,7 +66,7 @@ var attrs = [numAttrs]struct {
 	name   string
 	kind   kind
 	secret bool
-	v5only bool
+	late   bool // since strongSwan 6, version 4
 }{
 	IKEID:      {name: "IKE_ID", kind: kindIKE},
 	RekeyID:    {name: "REKEY_ID", kind: kindIKE},
@@ -85,7 +85,7 @@ var attrs = [numAttrs]struct {
 	NonceI:     {name: "NONCE_I", kind: kindChunk},
 	NonceR:     {name: "NONCE_R", kind: kindChunk},
 	Secret:     {name: "SECRET", kind: kindChunk, secret: true},
-	AddSecret:  {name: "ADD_SECRET", kind: kindChunk, secret: true, v5only: true},
+	AddSecret:  {name: "ADD_SECRET", kind: kindChunk, secret: true, late: true},
 	OldSKD:     {name: "OLD_SKD", kind: kindChunk, secret: true},
 	PRF:        {name: "PRF", kind: kindU16},
 	OldPRF:     {name: "OLD_PRF", kind: kindU16},
@@ -93,7 +93,7 @@ var attrs = [numAttrs]struct {
 	EncrLen:    {name: "ENCR_LEN", kind: kindU16},
 	Integ:      {name: "INTEG", kind: kindU16},
 	DH:         {name: "DH", kind: kindU16},
-	AddKES:     {name: "ADD_KES", kind: kindChunk, v5only: true},
+	AddKES:     {name: "ADD_KES", kind: kindChunk, late: true},
 	Mode:       {name: "MODE", kind: kindU8},
 	IPComp:     {name: "IPCOMP", kind: kindU8},
 	InSPI:      {name: "IN_SPI", kind: kindSPI},
@@ -121,15 +121,15 @@ var (
 )
 
 func init() {
-	next := map[Version]byte{V3: 1, V5: 1}
+	next := map[Version]byte{}
 	for t := IKEID; t < numAttrs; t++ {
 		byName[attrs[t].name] = t
-		for _, v := range []Version{V3, V5} {
-			if v < V5 && attrs[t].v5only {
+		for _, v := range Versions {
+			if v < V4 && attrs[t].late {
 				continue
 			}
-			numbers[v][t], symbols[v][next[v]] = next[v], t
 			next[v]++
+			numbers[v][t], symbols[v][next[v]] = next[v], t
 		}
 	}
 }

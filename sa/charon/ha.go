@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 )
 
@@ -14,27 +15,34 @@ type Version uint8
 // The versions this package speaks.
 const (
 	V3 Version = 3 // strongSwan 5.9
-	V5 Version = 5 // strongSwan 6
+	V4 Version = 4 // strongSwan 6.0.1, as heard from it
+	V5 Version = 5 // later ones, by their source; attributes as in version 4
 )
 
+// Versions are those that this package speaks, in order.
+var Versions = []Version{V3, V4, V5}
+
 // Valid reports whether v is a version this package speaks.
-func (v Version) Valid() bool { return v == V3 || v == V5 }
+func (v Version) Valid() bool { return slices.Contains(Versions, v) }
 
 func (v Version) String() string { return fmt.Sprintf("v%d", uint8(v)) }
 
 func (v Version) check() error {
 	if !v.Valid() {
-		return fmt.Errorf("unknown HA protocol version %d (known: 3 of strongSwan 5.9, 5 of strongSwan 6)", uint8(v))
+		return fmt.Errorf("unknown HA protocol version %d (known: 3 of strongSwan 5.9, 4 and 5 of strongSwan 6)", uint8(v))
 	}
 	return nil
 }
 
 // VersionOf returns the HA protocol version that a strongSwan release speaks;
-// release is the `version` of vici's version command, e.g. "5.9.8".
+// release is the `version` of vici's version command, e.g. "5.9.8". Where a release 6
+// speaks another one its first datagram says so (Link.Run).
 func VersionOf(release string) (Version, error) {
 	switch {
 	case strings.HasPrefix(release, "5.9."):
 		return V3, nil
+	case release == "6.0.0", release == "6.0.1":
+		return V4, nil
 	case strings.HasPrefix(release, "6."):
 		return V5, nil
 	}

@@ -234,6 +234,11 @@ func (l *Link) Run(ctx context.Context, handle func(Message)) error {
 			continue
 		}
 		l.stats.received.Add(1)
+		if was := l.Version(); m.Version != was {
+			// Its word counts, not what we know of its release.
+			l.log.Warn("charon speaks another HA version than its release was known for", "version", uint8(m.Version), "known", uint8(was))
+			l.SetVersion(m.Version)
+		}
 		handle(m)
 	}
 }

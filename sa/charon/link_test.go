@@ -80,7 +80,7 @@ func TestLinkRun(t *testing.T) {
 	go func() { done <- l.Run(rctx, func(m charon.Message) { got <- m }) }()
 
 	secret := []byte{3, 1, 0x11, 0, 99, 's', 'e', 'c', 'r', 'e', 't'} // truncated
-	for _, b := range [][]byte{{3, 8, 0x22, 0, 1}, {4, 1}, secret, {}, {3, 11, 0x22, 0, 1}} {
+	for _, b := range [][]byte{{3, 8, 0x22, 0, 1}, {6, 1}, secret, {}, {3, 11, 0x22, 0, 1}} {
 		if _, err := c.Write(b); err != nil {
 			t.Fatal(err)
 		}

@@ -66,7 +66,7 @@ func (l *Ledger) ikeAdd(id sa.IKEID, e Effect, v charon.Version) error {
 	}
 	// strongSwan 6 sends one IKE_ADD for each key exchange of an IKE_SA.
 	again := slices.ContainsFunc(h.effects, func(f Effect) bool { return f.Type == charon.IKEAdd && f.Attrs.equal(e.Attrs) })
-	if again || v < charon.V5 || h.adds >= maxAdds {
+	if again || v < charon.V4 || h.adds >= maxAdds {
 		return l.refuse(&RefusedError{Type: e.Type, IKE: id, Reason: ErrDuplicate, Detail: "it is half open"})
 	}
 	h.adds++
