@@ -84,8 +84,8 @@ lab-upgrade: build shadowcastd-previous ## the upgrade of docs/operations.md, be
 lab-install: build deb ## docs/install.md as it stands, with the package on three machines: preflight's findings and fixes, a client, a move
 	$(BIN)/shadowlab run install
 
-lab-more: build ## repairs by the audit, lifetimes across a takeover, strangers refused, the unit's capabilities, tiers, sites, shadow sets, the CA replaced, every alert
-	$(BIN)/shadowlab run 'audit-*' refusals unit-capabilities tiers site-to-site site-loss split-path ends shadow-set redirect ca-rotation alerts
+lab-more: build ## repairs by the audit, lifetimes across a takeover, strangers refused, the unit's capabilities, tiers, sites, one session a client, shadow sets, the CA replaced, every alert
+	$(BIN)/shadowlab run 'audit-*' refusals unit-capabilities tiers site-to-site site-loss split-path ends unique shadow-set redirect ca-rotation alerts
 
 lab-partitions: build ## a fleet that falls apart and comes together: partitions, claimants, ex-owners, restarts, a cold start, uneven paths
 	$(BIN)/shadowlab run 'partition-*' claimants ex-owner cold-start daemon-restart home-return registrars-leader takeover-loaded move-uneven-path
