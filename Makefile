@@ -84,8 +84,8 @@ lab-upgrade: build shadowcastd-previous ## the upgrade of docs/operations.md, be
 lab-install: build deb ## docs/install.md as it stands, with the package on three machines: preflight's findings and fixes, a client, a move
 	$(BIN)/shadowlab run install
 
-lab-more: build ## repairs by the audit, lifetimes across a takeover, strangers refused, the unit's capabilities, tiers, sites, shadow sets, the CA replaced, every alert
-	$(BIN)/shadowlab run 'audit-*' refusals unit-capabilities tiers site-to-site site-loss split-path ends shadow-set redirect ca-rotation alerts
+lab-more: build ## repairs by the audit, lifetimes across a takeover, strangers refused, the unit's capabilities, tiers, sites, one session a client, shadow sets, the CA replaced, every alert
+	$(BIN)/shadowlab run 'audit-*' refusals unit-capabilities tiers site-to-site site-loss split-path ends unique shadow-set redirect ca-rotation alerts
 
 lab-strongswan-6: build ## gateways of strongSwan 5.9 and 6 in one fleet; makes a Debian 13 root for the latter (debootstrap)
 	sh scripts/strongswan6.sh

@@ -38,6 +38,18 @@ func applianceFamilies() []family {
 				out(float64(s.Standing))
 			}
 		}),
+		counter("unique_ended_sessions_total", "Sessions ended here because their clients have another one in another slot: replace ends the older, keep the newer.", []string{"policy"}, func(s *Snapshot, out emit) {
+			if s.Unique != nil {
+				for _, p := range slices.Sorted(maps.Keys(s.Unique.Ended)) {
+					out(float64(s.Unique.Ended[p]), p)
+				}
+			}
+		}),
+		counter("unique_untold_sessions_total", "New sessions under unique policies of which an appliance was never told, once for each.", nil, func(s *Snapshot, out emit) {
+			if s.Unique != nil {
+				out(float64(s.Unique.Untold))
+			}
+		}),
 		gauge("certificate_expiry_timestamp_seconds", "When a certificate ends, in Unix time: ca is the fleet's, cert this appliance's.", []string{"file"}, func(s *Snapshot, out emit) {
 			for _, f := range slices.Sorted(maps.Keys(s.Certificates)) {
 				out(float64(s.Certificates[f].Unix()), f)

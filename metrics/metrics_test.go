@@ -48,6 +48,7 @@ func fleetSnapshot(slots int) *Snapshot {
 			Causes: []*v1.HealthCause{{Device: "disk sda", Signal: "smart.187", Term: "187>=1", Horizon: "30d", Share: 0.5}, {Device: "disk sda", Signal: "smart.187", Term: "187>=1", Horizon: "30d", Share: 0.25}},
 			Limits: []*v1.HealthLimit{{Redundant: true}}, Refused: 3},
 		Steering:     map[string]uint64{},
+		Unique:       &Unique{Ended: map[string]uint64{"replace": 2, "keep": 1}, Untold: 5},
 		Certificates: map[string]time.Time{"ca": at.Add(time.Hour), "cert": at},
 	}
 	for i, r := range steer.Reasons() {

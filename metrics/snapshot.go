@@ -30,6 +30,8 @@ type Snapshot struct {
 	Replication []Replication
 	// Sequences is how much the outbound SAs of owned slots have left.
 	Sequences []Sequence
+	// Unique is what became of clients' second sessions; nil where no connection minds.
+	Unique *Unique
 	// Certificates are the ends of validity by file: "ca", "cert".
 	Certificates map[string]time.Time
 }
@@ -42,6 +44,14 @@ type Replication struct {
 	// greeting, Repairs comparisons that found a difference: since the tenure
 	// began.
 	Bytes, Connects, Repairs uint64
+}
+
+// Unique counts for the policies of connections that reach beyond a slot, since the start.
+type Unique struct {
+	// Ended are sessions of slots owned here that were ended, by the policy.
+	Ended map[string]uint64
+	// Untold counts new sessions of which an appliance was never told.
+	Untold uint64
 }
 
 // Sequence is what is left to the outbound SAs of one owned slot, the worst of

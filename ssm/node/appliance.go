@@ -63,6 +63,7 @@ type Appliance struct {
 	replicas  *replicas
 	authority *authority
 	conns     *swanctl.Config
+	unique    *uniques // nil where no connection has a policy that reaches beyond a slot
 	// connsDigest names connections, credentials and charon's HA version; a
 	// twin with another one would destroy sessions.
 	connsDigest string
@@ -206,6 +207,9 @@ func (a *Appliance) Run(ctx context.Context) error {
 	if a.members, err = newMembers(a, key); err != nil {
 		return errors.Join(err, a.peers.Close())
 	}
+	if a.unique, err = newUniques(a, a.conns.Unique(), key); err != nil {
+		return errors.Join(err, a.peers.Close())
+	}
 	if a.replicas, err = newReplicas(a); err != nil {
 		return errors.Join(err, a.peers.Close())
 	}
@@ -244,6 +248,11 @@ func (a *Appliance) Run(ctx context.Context) error {
 	}
 	g.Go(func() error { return a.places.run(gctx, g.Go) })
 	g.Go(func() error { return a.shadowSets.run(gctx) })
+	if a.unique != nil {
+		for _, p := range a.unique.others {
+			g.Go(func() error { return p.run(gctx) })
+		}
+	}
 	if err := a.restoreStandings(); err != nil {
 		a.problem(0, "read the standings that were asked for", err)
 	}

@@ -54,6 +54,7 @@ func (s snapshots) Snapshot(ctx context.Context) (*metrics.Snapshot, error) {
 		out.Steering[r.String()] = dropped[r]
 	}
 	out.Certificates = map[string]time.Time{"ca": a.identity.CANotAfter(), "cert": a.identity.NotAfter()}
+	out.Unique = a.unique.metrics()
 	for _, r := range a.places.all() {
 		p := r.published.Load()
 		if p == nil {

@@ -51,6 +51,9 @@ func (r *slotRuntime) own(x ssm.ActOwn) {
 		r.ledger.Takeover(time.Now())
 	}
 	r.networks.reset(r.ledger.Docs())
+	if r.a.unique != nil {
+		r.unique = newUniqueSlot()
+	}
 	for _, d := range r.ledger.Docs() {
 		r.publish(d)
 	}
@@ -156,7 +159,7 @@ func (r *slotRuntime) endOwner() {
 	if r.ledger != nil {
 		r.rewatch(nil)
 	}
-	r.ledger, r.refill, r.active = nil, nil, false
+	r.ledger, r.refill, r.active, r.unique = nil, nil, false, nil
 	clear(r.late)
 	clear(r.lateIn)
 	r.sessions.Store(0)
@@ -166,8 +169,13 @@ func (r *slotRuntime) ownerMessage(m charon.Message) {
 	if r.postpone(func() { r.ownerMessage(m) }) {
 		return
 	}
-	out, err := r.ledger.Apply(m, func() sa.Birth { return r.birth }, time.Now())
+	now := time.Now()
+	out, err := r.ledger.Apply(m, func() sa.Birth { return r.birth }, now)
+	began := r.newcomers(out.Changes, now)
 	r.output(out)
+	if len(began) > 0 {
+		r.a.unique.announce(r, began)
+	}
 	if err != nil && !r.known(err) {
 		r.a.problem(r.n, "digest a datagram of charon", err)
 	}
@@ -211,7 +219,11 @@ func (r *slotRuntime) output(o session.Output) {
 		if c.Kind == session.Delete {
 			r.log.Info("session ended", "session", c.ID, "suspect", c.Suspect)
 			r.networks.forget(c.ID)
-			if c.Suspect || r.a.alone.Load() {
+			wanted := r.dismissed(c.ID)
+			if r.unique != nil {
+				r.unique.forget(c.ID)
+			}
+			if c.Suspect && !wanted || r.a.alone.Load() {
 				// It may be a false takeover's view of a client that is well
 				// (rule 15), or that of an appliance which is cut off: the
 				// shadows keep the session for now.
@@ -250,12 +262,16 @@ func (r *slotRuntime) reactivate() {
 
 func (r *slotRuntime) unpublish(id string) {
 	r.pub.Delete(id)
+	if r.unique != nil {
+		r.unique.forget(id)
+	}
 	if r.covers != nil {
 		r.covers.forget(id)
 	}
 }
 
 func (r *slotRuntime) publish(d *session.Document) {
+	r.noteUnique(d)
 	if r.covers != nil {
 		r.covers.note(d)
 	}

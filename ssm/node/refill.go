@@ -249,6 +249,7 @@ func (r *slotRuntime) renewIKE(unique []uint32) {
 // last resort.
 func (r *slotRuntime) resync(why string) {
 	r.unsure = time.Now().Add(unsureFor)
+	r.recalled = r.unsure
 	r.a.events.Add(Entry{Slot: r.n, Kind: "resync", Warn: true, Text: "charon sends its sessions again and rekeys their children",
 		Reason: "the daemon was restarted and of the sessions that charon holds " + why})
 	r.a.problem(r.n, "recall the sessions", r.link.Resync(r.ctx))

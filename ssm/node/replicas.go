@@ -31,7 +31,8 @@ type replicas struct {
 func newReplicas(a *Appliance) (*replicas, error) {
 	x := &replicas{a: a}
 	var err error
-	x.receiver, err = replica.NewReceiver(replica.ReceiverConfig{Self: a.cfg.Node, Sink: sink{a}, Authority: a.authority.check, PeerName: pki.PeerName, Legacy: legacy, OnRefused: a.refusedStream, Logger: a.log})
+	x.receiver, err = replica.NewReceiver(replica.ReceiverConfig{Self: a.cfg.Node, Sink: sink{a}, Authority: a.authority.check, PeerName: pki.PeerName, Legacy: legacy, OnRefused: a.refusedStream, Logger: a.log,
+		Newcomers: a.hearNewcomers, KnownSlot: a.knownSlot})
 	if err != nil {
 		return nil, err
 	}

@@ -86,6 +86,10 @@ type slotRuntime struct {
 	refill *refilling
 	unsure time.Time // until then charon may repeat what is known
 	active bool      // charon was told to serve
+	// unique are the sessions whose clients may have only one, nil where no connection says
+	// so; charon was asked to send all its sessions again, which takes until recalled.
+	unique   *uniqueSlot
+	recalled time.Time
 	// networks lie behind the clients, beside the pools.
 	networks *networks
 	held     []*session.Document // what charon holds after standDown
@@ -287,6 +291,9 @@ func (r *slotRuntime) configure() error {
 func (r *slotRuntime) attach(inst *charon.Instance) {
 	ctx, cancel := context.WithCancel(r.ctx)
 	r.inst, r.life = inst, cancel
+	if r.unique != nil {
+		r.unique.askAgain()
+	}
 	r.link.SetPeer(inst.PID())
 	r.pid.Store(int64(inst.PID()))
 	vici := charon.NewVici(charon.ViciSocket(r.dir))
@@ -348,6 +355,7 @@ func (r *slotRuntime) onTick() {
 		stats := r.ledger.Stats()
 		r.ledgerStats.Store(&stats)
 		r.forgetSuspects(now)
+		r.endDismissed(now)
 		r.rekeyDue(now)
 		r.auditDue(now)
 		r.cover(r.pub, now)

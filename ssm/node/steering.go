@@ -114,6 +114,11 @@ func (s *steering) push() {
 	s.a.problem(0, "steer new clients", s.a.steer.SetShare(steer.Share{NewClients: s.share, Default: def, LocalActive: active}))
 }
 
+// knownSlot reports whether the fleet has slot n.
+func (a *Appliance) knownSlot(n sa.Slot) bool {
+	return slices.ContainsFunc(a.cfg.Fleet.Slots, func(s config.Slot) bool { return s.Number == n })
+}
+
 // fleetSlot returns the configuration of slot n.
 func fleetSlot(cfg *config.Config, n sa.Slot) config.Slot {
 	i := slices.IndexFunc(cfg.Fleet.Slots, func(s config.Slot) bool { return s.Number == n })

@@ -45,6 +45,11 @@
 // Batches go to the Sink in order; the Sink says when each is in place, and the
 // contiguous part is acknowledged.
 //
+// # New sessions
+//
+// An Announcer tells another appliance of new sessions whose clients may have only
+// one (announce.go); what comes of it is the caller's to decide.
+//
 // # Wire format
 //
 // api/peer/v1/peer.proto. Bounds are in types.go; what breaks one of them, or

@@ -28,7 +28,12 @@ type ReceiverConfig struct {
 	// Legacy turns a document of the Sink into one for a fetch by an appliance of
 	// protocol version 1; nil refuses it.
 	Legacy func(doc []byte) ([]byte, error)
-	// OnRefused is called for each refused stream, fetch and message, from any
+	// Newcomers hears of new sessions of owner and returns the sessions here that
+	// exclude some of them; from any goroutine. nil: nobody listens.
+	Newcomers func(ctx context.Context, owner string, ns []Newcomer) []Incumbent
+	// KnownSlot reports whether the fleet has a slot; nil: it has every one.
+	KnownSlot func(sa.Slot) bool
+	// OnRefused is called for each refused stream, fetch, announcement and message, from any
 	// goroutine; nil: nobody is told.
 	OnRefused func(Refusal)
 	Logger    *slog.Logger // nil: slog.Default

@@ -24,10 +24,12 @@ const (
 	KindBusy           = "busy"
 	KindStopping       = "stopping"
 	KindOversized      = "oversized" // a message above the limit
+	KindUnknownSlot    = "unknown slot"
+	KindClock          = "clock"     // a time in the future, or too long ago
 	KindMalformed      = "malformed" // a message that is cut short or contradicts itself
 )
 
-// Refusal is a stream, fetch or message that was refused.
+// Refusal is a stream, fetch, announcement or message that was refused.
 type Refusal struct {
 	Kind   string
 	Peer   string // by its certificate, "" unknown

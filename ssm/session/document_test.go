@@ -54,6 +54,15 @@ func golden(t *testing.T, name string, got []byte) {
 	}
 }
 
+func TestClient(t *testing.T) {
+	if conn, id, ok := goldenDoc(t).Client(); conn != "rw" || id.String() != "c1@example" || !ok {
+		t.Errorf("%q, %s, %t", conn, id, ok)
+	}
+	if conn, id, ok := (&Document{}).Client(); conn != "" || id.Data != nil || ok {
+		t.Errorf("%q, %s, %t of a document without content", conn, id, ok)
+	}
+}
+
 func TestGolden(t *testing.T) {
 	d := goldenDoc(t)
 	b := must(d.EncodeSecret())

@@ -49,19 +49,33 @@ func (d *Document) summarise(tier func(connection, identity string) string) {
 		}
 	}
 	if tier != nil {
-		var connection, identity string
-		if a, ok := up.find(charon.ConfigName); ok {
-			connection, _ = a.Name()
-		}
-		for _, t := range []charon.AttrType{charon.EAPID, charon.RemoteID} {
-			if a, ok := up.find(t); ok && identity == "" {
-				if id, err := a.Identity(); err == nil {
-					identity = id.String()
-				}
-			}
+		connection, id, ok := d.Client()
+		identity := ""
+		if ok {
+			identity = id.String()
 		}
 		d.Tier = tier(connection, identity)
 	}
+}
+
+// Client returns the name of the session's connection, "" where it is not known, and who
+// the client is: by EAP if it gave an identity there, else by IKE.
+func (d *Document) Client() (connection string, identity charon.Identity, ok bool) {
+	live := d.Live()
+	if live == nil {
+		return "", identity, false
+	}
+	if a, found := live.Update.find(charon.ConfigName); found {
+		connection, _ = a.Name()
+	}
+	for _, t := range []charon.AttrType{charon.EAPID, charon.RemoteID} {
+		if a, found := live.Update.find(t); found {
+			if id, err := a.Identity(); err == nil {
+				return connection, id, true
+			}
+		}
+	}
+	return connection, identity, false
 }
 
 func (a Attrs) addr(t charon.AttrType) netip.AddrPort {

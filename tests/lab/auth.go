@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -47,13 +48,14 @@ func password(user string) string { return "the password of " + user }
 // ID is the client's IKE identity. Gateways tell by its domain which EAP method a client
 // wants, and which are gateways of sites.
 func (c *Client) ID() string {
+	name := cmp.Or(c.Spec.As, c.Name)
 	switch {
 	case c.Spec.EAP != "":
-		return c.Name + "." + c.Spec.EAP + ".example"
+		return name + "." + c.Spec.EAP + ".example"
 	case c.Spec.Site.IsValid():
-		return c.Name + ".site.example"
+		return name + ".site.example"
 	}
-	return c.Name + ".example"
+	return name + ".example"
 }
 
 // connectionOf names the gateways' connection for clients such as c.

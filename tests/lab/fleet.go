@@ -127,7 +127,7 @@ func (l *Lab) writeSwanctl(dir string) error {
     version = 2
     local_addrs = %s
     remote_addrs = %%any
-%s    mobike = %s
+%s%s    mobike = %s
     proposals = %s
     rekey_time = %s
     rand_time = 0s
@@ -145,7 +145,7 @@ func (l *Lab) writeSwanctl(dir string) error {
       }
     }
   }
-`, connectionOf(l, c), joined(l.vips()), c.innerAddress(), yesNo(c.Mobike), ikeProposal, orZero(c.GatewayIKERekey), orZero(c.DPD), c.gatewayAuth(), InsideNet, l.remoteTS(c),
+`, connectionOf(l, c), joined(l.vips()), c.innerAddress(), c.unique(), yesNo(c.Mobike), ikeProposal, orZero(c.GatewayIKERekey), orZero(c.DPD), c.gatewayAuth(), InsideNet, l.remoteTS(c),
 			strings.Join(esp, ", "), orZero(c.GatewayChildRekey), sa.BlockSize/2, sa.BlockSize)
 	}
 	files["swanctl.conf"] = "connections {\n" + body + "}\n" + l.secrets()
@@ -179,6 +179,14 @@ func (c ConnSpec) innerAddress() string {
 		return ""
 	}
 	return "    pools = shadowcast4\n"
+}
+
+// unique is what gateways do about a client's second session.
+func (c ConnSpec) unique() string {
+	if c.Unique == "" {
+		return ""
+	}
+	return "    unique = " + c.Unique + "\n"
 }
 
 // remoteTS is what may lie behind a client: its inner address alone, or the networks of

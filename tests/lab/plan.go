@@ -127,6 +127,10 @@ type ConnSpec struct {
 	// Site is the network behind the client, for a gateway of a site: it asks for no
 	// inner address.
 	Site netip.Prefix
+	// As is whose identity the client has, for two that are one user; its own if empty.
+	As string
+	// Unique is the gateways' policy for clients such as it (swanctl.conf: unique).
+	Unique string
 	// Initiator rekey times; off if empty.
 	ChildRekey, IKERekey string
 	// Gateway rekey times; off if empty.

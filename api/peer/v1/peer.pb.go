@@ -25,6 +25,56 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// Unique is what a connection's policy says about a client's second session.
+type Unique int32
+
+const (
+	Unique_UNIQUE_UNSPECIFIED Unique = 0
+	Unique_UNIQUE_REPLACE     Unique = 1 // it ends the first
+	Unique_UNIQUE_KEEP        Unique = 2 // it is ended
+)
+
+// Enum value maps for Unique.
+var (
+	Unique_name = map[int32]string{
+		0: "UNIQUE_UNSPECIFIED",
+		1: "UNIQUE_REPLACE",
+		2: "UNIQUE_KEEP",
+	}
+	Unique_value = map[string]int32{
+		"UNIQUE_UNSPECIFIED": 0,
+		"UNIQUE_REPLACE":     1,
+		"UNIQUE_KEEP":        2,
+	}
+)
+
+func (x Unique) Enum() *Unique {
+	p := new(Unique)
+	*p = x
+	return p
+}
+
+func (x Unique) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Unique) Descriptor() protoreflect.EnumDescriptor {
+	return file_peer_proto_enumTypes[0].Descriptor()
+}
+
+func (Unique) Type() protoreflect.EnumType {
+	return &file_peer_proto_enumTypes[0]
+}
+
+func (x Unique) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Unique.Descriptor instead.
+func (Unique) EnumDescriptor() ([]byte, []int) {
+	return file_peer_proto_rawDescGZIP(), []int{0}
+}
+
 // Hello says who owns the slot. A shadow refuses a ticket below the highest it
 // has heard of.
 type Hello struct {
@@ -1451,6 +1501,249 @@ func (x *FetchReply) GetSessions() uint64 {
 	return 0
 }
 
+// Newcomer is a new session. Identity and source are keyed hashes: nobody without
+// the fleet's key can compare them with a guess.
+type Newcomer struct {
+	state             protoimpl.MessageState `protogen:"open.v1"`
+	Identity          []byte                 `protobuf:"bytes,1,opt,name=identity,proto3" json:"identity,omitempty"` // 16 octets, of address family and identity
+	Source            []byte                 `protobuf:"bytes,2,opt,name=source,proto3" json:"source,omitempty"`     // 16 octets, of the client's address and port
+	Policy            Unique                 `protobuf:"varint,3,opt,name=policy,proto3,enum=shadowcast.peer.v1.Unique" json:"policy,omitempty"`
+	Slot              uint32                 `protobuf:"varint,4,opt,name=slot,proto3" json:"slot,omitempty"`
+	Id                string                 `protobuf:"bytes,5,opt,name=id,proto3" json:"id,omitempty"`                                                         // of the session
+	EstablishedMicros uint64                 `protobuf:"varint,6,opt,name=established_micros,json=establishedMicros,proto3" json:"established_micros,omitempty"` // since 1970, by the owner's clock
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
+}
+
+func (x *Newcomer) Reset() {
+	*x = Newcomer{}
+	mi := &file_peer_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Newcomer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Newcomer) ProtoMessage() {}
+
+func (x *Newcomer) ProtoReflect() protoreflect.Message {
+	mi := &file_peer_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Newcomer.ProtoReflect.Descriptor instead.
+func (*Newcomer) Descriptor() ([]byte, []int) {
+	return file_peer_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *Newcomer) GetIdentity() []byte {
+	if x != nil {
+		return x.Identity
+	}
+	return nil
+}
+
+func (x *Newcomer) GetSource() []byte {
+	if x != nil {
+		return x.Source
+	}
+	return nil
+}
+
+func (x *Newcomer) GetPolicy() Unique {
+	if x != nil {
+		return x.Policy
+	}
+	return Unique_UNIQUE_UNSPECIFIED
+}
+
+func (x *Newcomer) GetSlot() uint32 {
+	if x != nil {
+		return x.Slot
+	}
+	return 0
+}
+
+func (x *Newcomer) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *Newcomer) GetEstablishedMicros() uint64 {
+	if x != nil {
+		return x.EstablishedMicros
+	}
+	return 0
+}
+
+type AnnounceRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Owner         string                 `protobuf:"bytes,1,opt,name=owner,proto3" json:"owner,omitempty"`         // of the sessions; must equal the name in the certificate
+	Newcomers     []*Newcomer            `protobuf:"bytes,2,rep,name=newcomers,proto3" json:"newcomers,omitempty"` // at most 1024
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AnnounceRequest) Reset() {
+	*x = AnnounceRequest{}
+	mi := &file_peer_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AnnounceRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AnnounceRequest) ProtoMessage() {}
+
+func (x *AnnounceRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_peer_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AnnounceRequest.ProtoReflect.Descriptor instead.
+func (*AnnounceRequest) Descriptor() ([]byte, []int) {
+	return file_peer_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *AnnounceRequest) GetOwner() string {
+	if x != nil {
+		return x.Owner
+	}
+	return ""
+}
+
+func (x *AnnounceRequest) GetNewcomers() []*Newcomer {
+	if x != nil {
+		return x.Newcomers
+	}
+	return nil
+}
+
+// Incumbent is an older session that stays, so that the newcomer must go.
+type Incumbent struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Newcomer      string                 `protobuf:"bytes,1,opt,name=newcomer,proto3" json:"newcomer,omitempty"` // session
+	Slot          uint32                 `protobuf:"varint,2,opt,name=slot,proto3" json:"slot,omitempty"`
+	Id            string                 `protobuf:"bytes,3,opt,name=id,proto3" json:"id,omitempty"` // session
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Incumbent) Reset() {
+	*x = Incumbent{}
+	mi := &file_peer_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Incumbent) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Incumbent) ProtoMessage() {}
+
+func (x *Incumbent) ProtoReflect() protoreflect.Message {
+	mi := &file_peer_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Incumbent.ProtoReflect.Descriptor instead.
+func (*Incumbent) Descriptor() ([]byte, []int) {
+	return file_peer_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *Incumbent) GetNewcomer() string {
+	if x != nil {
+		return x.Newcomer
+	}
+	return ""
+}
+
+func (x *Incumbent) GetSlot() uint32 {
+	if x != nil {
+		return x.Slot
+	}
+	return 0
+}
+
+func (x *Incumbent) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+type AnnounceReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Incumbents    []*Incumbent           `protobuf:"bytes,1,rep,name=incumbents,proto3" json:"incumbents,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AnnounceReply) Reset() {
+	*x = AnnounceReply{}
+	mi := &file_peer_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AnnounceReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AnnounceReply) ProtoMessage() {}
+
+func (x *AnnounceReply) ProtoReflect() protoreflect.Message {
+	mi := &file_peer_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AnnounceReply.ProtoReflect.Descriptor instead.
+func (*AnnounceReply) Descriptor() ([]byte, []int) {
+	return file_peer_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *AnnounceReply) GetIncumbents() []*Incumbent {
+	if x != nil {
+		return x.Incumbents
+	}
+	return nil
+}
+
 var File_peer_proto protoreflect.FileDescriptor
 
 const file_peer_proto_rawDesc = "" +
@@ -1549,10 +1842,33 @@ const file_peer_proto_rawDesc = "" +
 	"FetchReply\x124\n" +
 	"\achanges\x18\x01 \x03(\v2\x1a.shadowcast.peer.v1.ChangeR\achanges\x12\x12\n" +
 	"\x04last\x18\x02 \x01(\bR\x04last\x12\x1a\n" +
-	"\bsessions\x18\x03 \x01(\x04R\bsessions2\xa2\x01\n" +
+	"\bsessions\x18\x03 \x01(\x04R\bsessions\"\xc5\x01\n" +
+	"\bNewcomer\x12\x1a\n" +
+	"\bidentity\x18\x01 \x01(\fR\bidentity\x12\x16\n" +
+	"\x06source\x18\x02 \x01(\fR\x06source\x122\n" +
+	"\x06policy\x18\x03 \x01(\x0e2\x1a.shadowcast.peer.v1.UniqueR\x06policy\x12\x12\n" +
+	"\x04slot\x18\x04 \x01(\rR\x04slot\x12\x0e\n" +
+	"\x02id\x18\x05 \x01(\tR\x02id\x12-\n" +
+	"\x12established_micros\x18\x06 \x01(\x04R\x11establishedMicros\"c\n" +
+	"\x0fAnnounceRequest\x12\x14\n" +
+	"\x05owner\x18\x01 \x01(\tR\x05owner\x12:\n" +
+	"\tnewcomers\x18\x02 \x03(\v2\x1c.shadowcast.peer.v1.NewcomerR\tnewcomers\"K\n" +
+	"\tIncumbent\x12\x1a\n" +
+	"\bnewcomer\x18\x01 \x01(\tR\bnewcomer\x12\x12\n" +
+	"\x04slot\x18\x02 \x01(\rR\x04slot\x12\x0e\n" +
+	"\x02id\x18\x03 \x01(\tR\x02id\"N\n" +
+	"\rAnnounceReply\x12=\n" +
+	"\n" +
+	"incumbents\x18\x01 \x03(\v2\x1d.shadowcast.peer.v1.IncumbentR\n" +
+	"incumbents*E\n" +
+	"\x06Unique\x12\x16\n" +
+	"\x12UNIQUE_UNSPECIFIED\x10\x00\x12\x12\n" +
+	"\x0eUNIQUE_REPLACE\x10\x01\x12\x0f\n" +
+	"\vUNIQUE_KEEP\x10\x022\xf6\x01\n" +
 	"\aReplica\x12J\n" +
 	"\x06Shadow\x12\x1c.shadowcast.peer.v1.ToShadow\x1a\x1e.shadowcast.peer.v1.FromShadow(\x010\x01\x12K\n" +
-	"\x05Fetch\x12 .shadowcast.peer.v1.FetchRequest\x1a\x1e.shadowcast.peer.v1.FetchReply0\x01B5Z3github.com/shadowcast/shadowcast/api/peer/v1;peerv1b\x06proto3"
+	"\x05Fetch\x12 .shadowcast.peer.v1.FetchRequest\x1a\x1e.shadowcast.peer.v1.FetchReply0\x01\x12R\n" +
+	"\bAnnounce\x12#.shadowcast.peer.v1.AnnounceRequest\x1a!.shadowcast.peer.v1.AnnounceReplyB5Z3github.com/shadowcast/shadowcast/api/peer/v1;peerv1b\x06proto3"
 
 var (
 	file_peer_proto_rawDescOnce sync.Once
@@ -1566,57 +1882,68 @@ func file_peer_proto_rawDescGZIP() []byte {
 	return file_peer_proto_rawDescData
 }
 
-var file_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
+var file_peer_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
+var file_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
 var file_peer_proto_goTypes = []any{
-	(*Hello)(nil),            // 0: shadowcast.peer.v1.Hello
-	(*HelloAck)(nil),         // 1: shadowcast.peer.v1.HelloAck
-	(*ToShadow)(nil),         // 2: shadowcast.peer.v1.ToShadow
-	(*FromShadow)(nil),       // 3: shadowcast.peer.v1.FromShadow
-	(*Change)(nil),           // 4: shadowcast.peer.v1.Change
-	(*Changes)(nil),          // 5: shadowcast.peer.v1.Changes
-	(*Sample)(nil),           // 6: shadowcast.peer.v1.Sample
-	(*ReplayBatch)(nil),      // 7: shadowcast.peer.v1.ReplayBatch
-	(*Config)(nil),           // 8: shadowcast.peer.v1.Config
-	(*DigestRequest)(nil),    // 9: shadowcast.peer.v1.DigestRequest
-	(*DigestReply)(nil),      // 10: shadowcast.peer.v1.DigestReply
-	(*InventoryRequest)(nil), // 11: shadowcast.peer.v1.InventoryRequest
-	(*Item)(nil),             // 12: shadowcast.peer.v1.Item
-	(*Inventory)(nil),        // 13: shadowcast.peer.v1.Inventory
-	(*SnapshotBegin)(nil),    // 14: shadowcast.peer.v1.SnapshotBegin
-	(*SnapshotEnd)(nil),      // 15: shadowcast.peer.v1.SnapshotEnd
-	(*Ack)(nil),              // 16: shadowcast.peer.v1.Ack
-	(*Readiness)(nil),        // 17: shadowcast.peer.v1.Readiness
-	(*Refused)(nil),          // 18: shadowcast.peer.v1.Refused
-	(*FetchRequest)(nil),     // 19: shadowcast.peer.v1.FetchRequest
-	(*FetchReply)(nil),       // 20: shadowcast.peer.v1.FetchReply
+	(Unique)(0),              // 0: shadowcast.peer.v1.Unique
+	(*Hello)(nil),            // 1: shadowcast.peer.v1.Hello
+	(*HelloAck)(nil),         // 2: shadowcast.peer.v1.HelloAck
+	(*ToShadow)(nil),         // 3: shadowcast.peer.v1.ToShadow
+	(*FromShadow)(nil),       // 4: shadowcast.peer.v1.FromShadow
+	(*Change)(nil),           // 5: shadowcast.peer.v1.Change
+	(*Changes)(nil),          // 6: shadowcast.peer.v1.Changes
+	(*Sample)(nil),           // 7: shadowcast.peer.v1.Sample
+	(*ReplayBatch)(nil),      // 8: shadowcast.peer.v1.ReplayBatch
+	(*Config)(nil),           // 9: shadowcast.peer.v1.Config
+	(*DigestRequest)(nil),    // 10: shadowcast.peer.v1.DigestRequest
+	(*DigestReply)(nil),      // 11: shadowcast.peer.v1.DigestReply
+	(*InventoryRequest)(nil), // 12: shadowcast.peer.v1.InventoryRequest
+	(*Item)(nil),             // 13: shadowcast.peer.v1.Item
+	(*Inventory)(nil),        // 14: shadowcast.peer.v1.Inventory
+	(*SnapshotBegin)(nil),    // 15: shadowcast.peer.v1.SnapshotBegin
+	(*SnapshotEnd)(nil),      // 16: shadowcast.peer.v1.SnapshotEnd
+	(*Ack)(nil),              // 17: shadowcast.peer.v1.Ack
+	(*Readiness)(nil),        // 18: shadowcast.peer.v1.Readiness
+	(*Refused)(nil),          // 19: shadowcast.peer.v1.Refused
+	(*FetchRequest)(nil),     // 20: shadowcast.peer.v1.FetchRequest
+	(*FetchReply)(nil),       // 21: shadowcast.peer.v1.FetchReply
+	(*Newcomer)(nil),         // 22: shadowcast.peer.v1.Newcomer
+	(*AnnounceRequest)(nil),  // 23: shadowcast.peer.v1.AnnounceRequest
+	(*Incumbent)(nil),        // 24: shadowcast.peer.v1.Incumbent
+	(*AnnounceReply)(nil),    // 25: shadowcast.peer.v1.AnnounceReply
 }
 var file_peer_proto_depIdxs = []int32{
-	0,  // 0: shadowcast.peer.v1.ToShadow.hello:type_name -> shadowcast.peer.v1.Hello
-	5,  // 1: shadowcast.peer.v1.ToShadow.changes:type_name -> shadowcast.peer.v1.Changes
-	7,  // 2: shadowcast.peer.v1.ToShadow.replay:type_name -> shadowcast.peer.v1.ReplayBatch
-	8,  // 3: shadowcast.peer.v1.ToShadow.config:type_name -> shadowcast.peer.v1.Config
-	9,  // 4: shadowcast.peer.v1.ToShadow.digest_request:type_name -> shadowcast.peer.v1.DigestRequest
-	11, // 5: shadowcast.peer.v1.ToShadow.inventory_request:type_name -> shadowcast.peer.v1.InventoryRequest
-	14, // 6: shadowcast.peer.v1.ToShadow.snapshot_begin:type_name -> shadowcast.peer.v1.SnapshotBegin
-	15, // 7: shadowcast.peer.v1.ToShadow.snapshot_end:type_name -> shadowcast.peer.v1.SnapshotEnd
-	1,  // 8: shadowcast.peer.v1.FromShadow.hello_ack:type_name -> shadowcast.peer.v1.HelloAck
-	16, // 9: shadowcast.peer.v1.FromShadow.ack:type_name -> shadowcast.peer.v1.Ack
-	17, // 10: shadowcast.peer.v1.FromShadow.readiness:type_name -> shadowcast.peer.v1.Readiness
-	10, // 11: shadowcast.peer.v1.FromShadow.digest_reply:type_name -> shadowcast.peer.v1.DigestReply
-	13, // 12: shadowcast.peer.v1.FromShadow.inventory:type_name -> shadowcast.peer.v1.Inventory
-	4,  // 13: shadowcast.peer.v1.Changes.changes:type_name -> shadowcast.peer.v1.Change
-	6,  // 14: shadowcast.peer.v1.ReplayBatch.samples:type_name -> shadowcast.peer.v1.Sample
-	12, // 15: shadowcast.peer.v1.Inventory.items:type_name -> shadowcast.peer.v1.Item
-	4,  // 16: shadowcast.peer.v1.FetchReply.changes:type_name -> shadowcast.peer.v1.Change
-	2,  // 17: shadowcast.peer.v1.Replica.Shadow:input_type -> shadowcast.peer.v1.ToShadow
-	19, // 18: shadowcast.peer.v1.Replica.Fetch:input_type -> shadowcast.peer.v1.FetchRequest
-	3,  // 19: shadowcast.peer.v1.Replica.Shadow:output_type -> shadowcast.peer.v1.FromShadow
-	20, // 20: shadowcast.peer.v1.Replica.Fetch:output_type -> shadowcast.peer.v1.FetchReply
-	19, // [19:21] is the sub-list for method output_type
-	17, // [17:19] is the sub-list for method input_type
-	17, // [17:17] is the sub-list for extension type_name
-	17, // [17:17] is the sub-list for extension extendee
-	0,  // [0:17] is the sub-list for field type_name
+	1,  // 0: shadowcast.peer.v1.ToShadow.hello:type_name -> shadowcast.peer.v1.Hello
+	6,  // 1: shadowcast.peer.v1.ToShadow.changes:type_name -> shadowcast.peer.v1.Changes
+	8,  // 2: shadowcast.peer.v1.ToShadow.replay:type_name -> shadowcast.peer.v1.ReplayBatch
+	9,  // 3: shadowcast.peer.v1.ToShadow.config:type_name -> shadowcast.peer.v1.Config
+	10, // 4: shadowcast.peer.v1.ToShadow.digest_request:type_name -> shadowcast.peer.v1.DigestRequest
+	12, // 5: shadowcast.peer.v1.ToShadow.inventory_request:type_name -> shadowcast.peer.v1.InventoryRequest
+	15, // 6: shadowcast.peer.v1.ToShadow.snapshot_begin:type_name -> shadowcast.peer.v1.SnapshotBegin
+	16, // 7: shadowcast.peer.v1.ToShadow.snapshot_end:type_name -> shadowcast.peer.v1.SnapshotEnd
+	2,  // 8: shadowcast.peer.v1.FromShadow.hello_ack:type_name -> shadowcast.peer.v1.HelloAck
+	17, // 9: shadowcast.peer.v1.FromShadow.ack:type_name -> shadowcast.peer.v1.Ack
+	18, // 10: shadowcast.peer.v1.FromShadow.readiness:type_name -> shadowcast.peer.v1.Readiness
+	11, // 11: shadowcast.peer.v1.FromShadow.digest_reply:type_name -> shadowcast.peer.v1.DigestReply
+	14, // 12: shadowcast.peer.v1.FromShadow.inventory:type_name -> shadowcast.peer.v1.Inventory
+	5,  // 13: shadowcast.peer.v1.Changes.changes:type_name -> shadowcast.peer.v1.Change
+	7,  // 14: shadowcast.peer.v1.ReplayBatch.samples:type_name -> shadowcast.peer.v1.Sample
+	13, // 15: shadowcast.peer.v1.Inventory.items:type_name -> shadowcast.peer.v1.Item
+	5,  // 16: shadowcast.peer.v1.FetchReply.changes:type_name -> shadowcast.peer.v1.Change
+	0,  // 17: shadowcast.peer.v1.Newcomer.policy:type_name -> shadowcast.peer.v1.Unique
+	22, // 18: shadowcast.peer.v1.AnnounceRequest.newcomers:type_name -> shadowcast.peer.v1.Newcomer
+	24, // 19: shadowcast.peer.v1.AnnounceReply.incumbents:type_name -> shadowcast.peer.v1.Incumbent
+	3,  // 20: shadowcast.peer.v1.Replica.Shadow:input_type -> shadowcast.peer.v1.ToShadow
+	20, // 21: shadowcast.peer.v1.Replica.Fetch:input_type -> shadowcast.peer.v1.FetchRequest
+	23, // 22: shadowcast.peer.v1.Replica.Announce:input_type -> shadowcast.peer.v1.AnnounceRequest
+	4,  // 23: shadowcast.peer.v1.Replica.Shadow:output_type -> shadowcast.peer.v1.FromShadow
+	21, // 24: shadowcast.peer.v1.Replica.Fetch:output_type -> shadowcast.peer.v1.FetchReply
+	25, // 25: shadowcast.peer.v1.Replica.Announce:output_type -> shadowcast.peer.v1.AnnounceReply
+	23, // [23:26] is the sub-list for method output_type
+	20, // [20:23] is the sub-list for method input_type
+	20, // [20:20] is the sub-list for extension type_name
+	20, // [20:20] is the sub-list for extension extendee
+	0,  // [0:20] is the sub-list for field type_name
 }
 
 func init() { file_peer_proto_init() }
@@ -1646,13 +1973,14 @@ func file_peer_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_peer_proto_rawDesc), len(file_peer_proto_rawDesc)),
-			NumEnums:      0,
-			NumMessages:   21,
+			NumEnums:      1,
+			NumMessages:   25,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
 		GoTypes:           file_peer_proto_goTypes,
 		DependencyIndexes: file_peer_proto_depIdxs,
+		EnumInfos:         file_peer_proto_enumTypes,
 		MessageInfos:      file_peer_proto_msgTypes,
 	}.Build()
 	File_peer_proto = out.File

@@ -23,8 +23,9 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	Replica_Shadow_FullMethodName = "/shadowcast.peer.v1.Replica/Shadow"
-	Replica_Fetch_FullMethodName  = "/shadowcast.peer.v1.Replica/Fetch"
+	Replica_Shadow_FullMethodName   = "/shadowcast.peer.v1.Replica/Shadow"
+	Replica_Fetch_FullMethodName    = "/shadowcast.peer.v1.Replica/Fetch"
+	Replica_Announce_FullMethodName = "/shadowcast.peer.v1.Replica/Announce"
 )
 
 // ReplicaClient is the client API for Replica service.
@@ -51,6 +52,10 @@ type ReplicaClient interface {
 	// Fetch reads everything an appliance holds of a slot: for an owner that
 	// lost its memory, and for one that took the slot over.
 	Fetch(ctx context.Context, in *FetchRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[FetchReply], error)
+	// Announce tells of new sessions of clients that may have one session only. The
+	// receiver ends older ones of the same clients that it owns, or says that they stay.
+	// Since this release; appliances of the one before answer UNIMPLEMENTED.
+	Announce(ctx context.Context, in *AnnounceRequest, opts ...grpc.CallOption) (*AnnounceReply, error)
 }
 
 type replicaClient struct {
@@ -93,6 +98,16 @@ func (c *replicaClient) Fetch(ctx context.Context, in *FetchRequest, opts ...grp
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Replica_FetchClient = grpc.ServerStreamingClient[FetchReply]
 
+func (c *replicaClient) Announce(ctx context.Context, in *AnnounceRequest, opts ...grpc.CallOption) (*AnnounceReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(AnnounceReply)
+	err := c.cc.Invoke(ctx, Replica_Announce_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // ReplicaServer is the server API for Replica service.
 // All implementations must embed UnimplementedReplicaServer
 // for forward compatibility.
@@ -117,6 +132,10 @@ type ReplicaServer interface {
 	// Fetch reads everything an appliance holds of a slot: for an owner that
 	// lost its memory, and for one that took the slot over.
 	Fetch(*FetchRequest, grpc.ServerStreamingServer[FetchReply]) error
+	// Announce tells of new sessions of clients that may have one session only. The
+	// receiver ends older ones of the same clients that it owns, or says that they stay.
+	// Since this release; appliances of the one before answer UNIMPLEMENTED.
+	Announce(context.Context, *AnnounceRequest) (*AnnounceReply, error)
 	mustEmbedUnimplementedReplicaServer()
 }
 
@@ -132,6 +151,9 @@ func (UnimplementedReplicaServer) Shadow(grpc.BidiStreamingServer[ToShadow, From
 }
 func (UnimplementedReplicaServer) Fetch(*FetchRequest, grpc.ServerStreamingServer[FetchReply]) error {
 	return status.Error(codes.Unimplemented, "method Fetch not implemented")
+}
+func (UnimplementedReplicaServer) Announce(context.Context, *AnnounceRequest) (*AnnounceReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method Announce not implemented")
 }
 func (UnimplementedReplicaServer) mustEmbedUnimplementedReplicaServer() {}
 func (UnimplementedReplicaServer) testEmbeddedByValue()                 {}
@@ -172,13 +194,36 @@ func _Replica_Fetch_Handler(srv interface{}, stream grpc.ServerStream) error {
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Replica_FetchServer = grpc.ServerStreamingServer[FetchReply]
 
+func _Replica_Announce_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(AnnounceRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ReplicaServer).Announce(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Replica_Announce_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ReplicaServer).Announce(ctx, req.(*AnnounceRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Replica_ServiceDesc is the grpc.ServiceDesc for Replica service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
 var Replica_ServiceDesc = grpc.ServiceDesc{
 	ServiceName: "shadowcast.peer.v1.Replica",
 	HandlerType: (*ReplicaServer)(nil),
-	Methods:     []grpc.MethodDesc{},
+	Methods: []grpc.MethodDesc{
+		{
+			MethodName: "Announce",
+			Handler:    _Replica_Announce_Handler,
+		},
+	},
 	Streams: []grpc.StreamDesc{
 		{
 			StreamName:    "Shadow",
