@@ -23,8 +23,8 @@ func strongSwan(f *Facts, out *findings) {
 			out.add(Fatal, "strongswan-plugin", p.why, "apt-get install libcharon-extra-plugins libstrongswan-extra-plugins", "strongSwan's plugin %s is not installed", p.name)
 		}
 	}
-	if v := f.Strongswan; v != "" && !strings.HasPrefix(v, "5.9.") {
-		out.add(Fatal, "strongswan-version", "its ha plugin speaks another version of the protocol", "install strongSwan 5.9", "strongSwan %s, want 5.9", v)
+	if v := f.Strongswan; v != "" && !strings.HasPrefix(v, "5.9.") && !strings.HasPrefix(v, "6.0.") {
+		out.add(Fatal, "strongswan-version", "its ha plugin may speak another version of the protocol", "install strongSwan 5.9 or 6.0", "strongSwan %s, want 5.9 or 6.0", v)
 	}
 }
 
