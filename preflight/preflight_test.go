@@ -91,7 +91,7 @@ func TestFindings(t *testing.T) {
 		{"no strongSwan", func(f *Facts) { f.Charon = "" }, "strongswan", Fatal, "charon-systemd is not installed", "apt-get install charon-systemd"},
 		{"no plugin of an EAP method", func(f *Facts) { f.EAP = []string{"eap-mschapv2"} }, "eap-plugin", Warning, "ask for eap-mschapv2", "libcharon-extauth-plugins"},
 		{"no ha plugin", func(f *Facts) { f.Plugins["ha"] = "" }, "strongswan-plugin", Fatal, "plugin ha", "libcharon-extra-plugins"},
-		{"strongSwan 6", func(f *Facts) { f.Strongswan = "6.0.1-1" }, "strongswan-version", Fatal, "strongSwan 6.0.1-1", "5.9"},
+		{"strongSwan 7", func(f *Facts) { f.Strongswan = "7.0.0-1" }, "strongswan-version", Fatal, "strongSwan 7.0.0-1", "5.9 or 6.0"},
 		{"wrong connection", func(f *Facts) {
 			f.Connections = []error{errors.New("rw.conf:12: connections.rw.children.net.life_packets: 1, want 67108864")}
 		}, "connection", Fatal, "life_packets", "/etc/swanctl"},

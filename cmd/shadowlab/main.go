@@ -83,7 +83,7 @@ func command() *cobra.Command {
 	run.Flags().StringVar(&r.Share, "share", "", "`DIR`ectory in which several runs of the same scenarios agree who plays what")
 	run.Flags().IntVar(&r.Retries, "retries", 0, "play a scenario that failed up to `N` times more; every attempt is told")
 	run.Flags().IntVar(&guests, "guests", 1, "user-mode Linux guests side by side, one processor each")
-	run.Flags().DurationVar(&slowest, "slowest", 0, "skip scenarios that need a guest where one stop of a traced process takes longer (0: never)")
+	run.Flags().DurationVar(&slowest, "slowest", 0, "skip scenarios that need a guest where one stop of a traced process and one page fault take longer (0: never)")
 	run.Flags().DurationVar(&within, "within", 0, "skip scenarios not begun when this time is over (0: never)")
 	run.Flags().StringVar(&memory, "memory", uml.DefaultMemory, "memory of the user-mode Linux guest; scenarios may ask for more")
 	root.AddCommand(list, run, demoCommand(), benchCommand())
@@ -108,7 +108,7 @@ func tooSlow(slowest time.Duration) (why string, err error) {
 	if err != nil || round <= slowest {
 		return "", err
 	}
-	return fmt.Sprintf("missing capability speed: a stop of a traced process takes %s here, a guest may need %s at most", round, slowest), nil
+	return fmt.Sprintf("missing capability speed: a stop of a traced process and a page fault take %s here, a guest may need %s at most", round, slowest), nil
 }
 
 // exitOf turns a guest's exit status into an error; it has said why itself.

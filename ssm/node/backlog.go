@@ -19,7 +19,9 @@ type waiting struct {
 	since time.Time
 }
 
-func newBacklog() backlog { return backlog{open: map[*twinChild]bool{}, progress: time.Now(), late: map[*twinChild]bool{}} }
+func newBacklog() backlog {
+	return backlog{open: map[*twinChild]bool{}, progress: time.Now(), late: map[*twinChild]bool{}}
+}
 
 func (b *backlog) len() int { return len(b.open) }
 

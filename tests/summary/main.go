@@ -41,7 +41,7 @@ const simRuns = "10000"
 // scenario that is left out is skipped with the reason, and counted.
 const (
 	slowest = "60us" // of shadowlab run --slowest: beyond, not even one fleet alone is expected to come up
-	within  = "30m"  // of shadowlab run --within; all scenarios took 25 minutes where a stop takes 30 us
+	within  = "30m"  // of shadowlab run --within; all scenarios took 25 minutes, one after the other, on the slowest machine so far
 )
 
 var errUsage = errors.New("command line makes no sense")
@@ -141,7 +141,7 @@ func (r *runner) all(fuzz string) error {
 	compute := func() error { return errors.Join(computing.sim(simRuns), computing.fuzz(fuzz, nil)) }
 	limits := []string{"--slowest", slowest, "--within", within}
 	if round > uml.Roomy {
-		r.say("a stop of a traced process takes %s: everything one after the other", round)
+		r.say("a stop of a traced process and a page fault take %s: everything one after the other", round)
 		err := errors.Join(r.unit(nil, func() {}), compute())
 		return errors.Join(err, r.lab(append(limits, "--guests", "1", "--retries", "1")...))
 	}
