@@ -243,6 +243,7 @@ func (r *slotRuntime) output(o session.Output) {
 			Reason: "sessions " + c.Session + " and " + c.Other})
 	}
 	if len(o.Feed) > 0 {
+		r.barFed(o)
 		r.a.problem(r.n, "feed a completed exchange to charon", r.sendCharon(o.Feed))
 		if o.Reactivate {
 			r.reactivate()

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/shadowcast/shadowcast/sa"
@@ -340,26 +341,54 @@ func (r *slotRuntime) untake(d *session.Document) {
 
 // barNew makes the fence drop what the SAs of d that charon does not hold would send.
 func (r *slotRuntime) barNew(d *session.Document) error {
-	client, err := netip.ParseAddr(d.ClientIP)
-	if err != nil {
-		return err
-	}
 	here := map[sa.SPI]bool{}
 	if now, held := r.ledger.Doc(d.SessionID); held {
 		for _, c := range now.Children {
 			here[c.In] = true
 		}
 	}
-	var out []slot.Outbound
-	for _, c := range d.Children {
-		if !here[c.In] {
-			out = append(out, slot.Outbound{SPI: c.Out, Dst: client})
-		}
-	}
-	if len(out) == 0 {
+	return r.bar(d, slices.DeleteFunc(slices.Clone(d.Children), func(c session.Child) bool { return here[c.In] }))
+}
+
+// bar makes the fence drop what these children of d would send.
+func (r *slotRuntime) bar(d *session.Document, children []session.Child) error {
+	if len(children) == 0 {
 		return nil
 	}
+	client, err := netip.ParseAddr(d.ClientIP)
+	if err != nil {
+		return err
+	}
+	var out []slot.Outbound
+	for _, c := range children {
+		out = append(out, slot.Outbound{SPI: c.Out, Dst: client})
+	}
 	return r.a.host.Bar(r.n, out)
+}
+
+// barFed does so for the children that charon is fed now that the client has shown the
+// former owner's exchange to be complete (rule 7), and notes them: they appear in that
+// owner's block, in which it may have sent.
+func (r *slotRuntime) barFed(o session.Output) {
+	fed := map[sa.SPI]bool{}
+	for _, m := range o.Feed {
+		if a, ok := m.Find(charon.InSPI); ok && m.Type == charon.ChildAdd {
+			if spi, err := a.SPI(); err == nil {
+				fed[spi] = true
+			}
+		}
+	}
+	if len(fed) == 0 {
+		return
+	}
+	for _, c := range o.Changes {
+		if c.Doc == nil {
+			continue
+		}
+		children := slices.DeleteFunc(slices.Clone(c.Doc.Children), func(x session.Child) bool { return !fed[x.In] })
+		r.a.problem(r.n, "bar the SAs of a completed exchange", r.bar(c.Doc, children))
+		r.expect(c.Doc, children)
+	}
 }
 
 // expect notes children that charon is about to install: see installedLate. One in which

@@ -409,3 +409,28 @@ func TestRenewedOwnerFeedsWhoJoined(t *testing.T) {
 		t.Errorf("under ticket %d fed are %v, want fra and lhr under 11", b.ticket, got)
 	}
 }
+
+// A child that charon is fed when an exchange of the former owner turns out to be complete
+// appears in that owner's block, in which it may have sent: it is barred and moved.
+func TestFedChildrenAreMovedToOurBlock(t *testing.T) {
+	b := newRefillBench(t)
+	d := settled(t, 1)
+	c := d.Children[0]
+	o := session.Output{Changes: []session.Change{{Doc: d}},
+		Feed: []charon.Message{{Type: charon.IKEUpdate}, {Type: charon.ChildAdd, Attrs: []charon.Attr{charon.NewSPI(charon.InSPI, c.In)}}}}
+	b.barFed(o)
+	at := slot.Outbound{SPI: c.Out, Dst: netip.MustParseAddr(d.ClientIP)}
+	if birth, ok := b.late[at]; !ok || birth != c.Birth || len(b.late) != 1 {
+		t.Errorf("late are %v, want %v born at %+v", b.late, at, c.Birth)
+	}
+	if _, ok := b.lateIn[c.In]; !ok {
+		t.Error("its inbound SA would begin with an empty window")
+	}
+	// This bench has no fence: that it was asked for shows in the failure.
+	b.want("error", "bar the SAs of a completed exchange")
+	b.late = map[slot.Outbound]sa.Birth{}
+	b.barFed(session.Output{Changes: []session.Change{{Doc: d}}, Feed: []charon.Message{{Type: charon.MIDResponder}}})
+	if len(b.late) != 0 {
+		t.Errorf("late are %v although no child was fed", b.late)
+	}
+}

@@ -188,7 +188,8 @@ func (s *Stream) send(ctx context.Context) {
 		s.up.send(s.epoch, n)
 		s.down.send(s.epoch, n)
 		next += time.Duration(n) * step
-		timer.Reset(max(next, now+tick) - time.Since(s.epoch))
+		// A late packet does not delay the next one: slow streams would lose their pace.
+		timer.Reset(max(next, now+minTick) - time.Since(s.epoch))
 	}
 }
 
