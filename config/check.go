@@ -45,6 +45,9 @@ func (c *collector) config(r *rawConfig) *Config {
 		Inside:       c.interfaces("inside", r.Inside),
 		Fleet:        c.fleet(&r.Fleet),
 	}
+	if r.GeoIPFile != "" {
+		cfg.GeoIPFile = c.file("geoip_file", r.GeoIPFile)
+	}
 	cfg.BGP = c.bgp(&r.BGP, &cfg.Fleet)
 	cfg.DNS = c.dns(&r.DNS, &cfg.Fleet)
 	cfg.Redirect = c.redirect(&r.Redirect, &cfg.Fleet)

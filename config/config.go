@@ -32,6 +32,9 @@ type Config struct {
 	PKI        PKI
 	// FleetKeyFile holds the symmetric key of the fleet (pki.LoadFleetKey).
 	FleetKeyFile string
+	// GeoIPFile is a MaxMind DB that says where clients are, for the choice of shadows
+	// where nothing has been measured; empty: none.
+	GeoIPFile string
 	// Shadowing keeps sessions on shadows. False is for comparison only: a dead
 	// appliance then takes its sessions with it.
 	Shadowing bool

@@ -82,12 +82,12 @@ func TestExampleTellsDefaults(t *testing.T) {
 		lines = append(lines, line)
 	}
 	full := mustParse(t, strings.Join(lines, "\n"))
-	if full.Metrics.String() != "127.0.0.1:9501" || full.Operator.String() != "192.0.2.11:4505" || full.BGP.Peers[0].PasswordFile == "" || full.DNS.TTL != 30*time.Second || len(full.DNS.Names) != 1 ||
+	if full.Metrics.String() != "127.0.0.1:9501" || full.Operator.String() != "192.0.2.11:4505" || full.BGP.Peers[0].PasswordFile == "" || full.GeoIPFile == "" || full.DNS.TTL != 30*time.Second || len(full.DNS.Names) != 1 ||
 		full.Redirect != (Redirect{"203.0.113.1", RedirectNever, 10}) || len(full.Fleet.Tiers.Rules) != 2 || full.Fleet.Tiers.Default != "standard" {
 		t.Fatal("the optional keys were not uncommented")
 	}
 	full.Metrics, full.Operator, full.BGP.Peers[0].PasswordFile, full.DNS, full.Redirect = netip.AddrPort{}, netip.AddrPort{}, "", DNS{}, Redirect{}
-	full.Fleet.Tiers = Tiers{}
+	full.Fleet.Tiers, full.GeoIPFile = Tiers{}, ""
 	if !reflect.DeepEqual(plain, full) {
 		t.Errorf("with the shown defaults:\n%+v\nwithout:\n%+v", full, plain)
 	}
@@ -115,6 +115,7 @@ func TestMarshalRoundTrip(t *testing.T) {
 	c.Redirect = Redirect{Gateway: "vpn.example.net", Drain: RedirectUncovered, Rate: 25}
 	c.BGP.ChangeWindow, c.BGP.MaxChanges, c.BGP.Dwell = time.Hour, 4, 0
 	c.Fleet.Handover.DrainTime = 0
+	c.GeoIPFile = "/city.mmdb"
 	c.Fleet.Networks = []netip.Prefix{netip.MustParsePrefix("10.60.0.0/16"), netip.MustParsePrefix("fd00:60::/48")}
 	for name, c := range map[string]*Config{"full": c, "without bgp": func() *Config {
 		d := *c
@@ -273,6 +274,7 @@ var wrongs = []wrong{
 	{"pool of multicast", "10.3.0.0/16", "224.0.0.0/16"},
 	{"two pools of a family", "\"fd00:3::/64\"", "10.4.0.0/16"},
 	{"no pools", "      pools: [10.3.0.0/16, \"fd00:3::/64\"]\n", "\n"},
+	{"geoip file relative", "node: ams\n", "node: ams\ngeoip_file: city.mmdb\n"},
 	{"network in a pool", "  # probe:\n", "  networks: [10.60.0.0/16, 10.2.5.0/24]\n  # probe:\n"},
 	{"network twice", "  # probe:\n", "  networks: [10.60.0.0/16, 10.60.1.0/24]\n  # probe:\n"},
 	{"network of everything", "  # probe:\n", "  networks: [0.0.0.0/0, \"fd00::/7\", 10.60.0.1/16, home]\n  # probe:\n"},

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/shadowcast/shadowcast/pki"
+	"github.com/shadowcast/shadowcast/ssm/geoip"
 )
 
 // CheckFiles looks at every file that c names: there, readable, not empty, and
@@ -26,6 +27,11 @@ func (c *Config) CheckFiles() error {
 	for i, p := range c.BGP.Peers {
 		if p.PasswordFile != "" {
 			col.fileAt(at("bgp.peers", i)+".password_file", p.PasswordFile, true, "")
+		}
+	}
+	if c.GeoIPFile != "" {
+		if _, err := geoip.Open(c.GeoIPFile); err != nil {
+			col.addf("geoip_file", "%v; want a MaxMind DB with places, such as GeoLite2-City.mmdb", err)
 		}
 	}
 	if c.DNS.Enabled() {

@@ -79,6 +79,8 @@ func TestWrongFiles(t *testing.T) {
 		{"CA missing", func(c *Config, dir string) { c.PKI.CA = dir + "/none" }},
 		{"certificate empty", func(c *Config, dir string) { c.PKI.Cert = write(t, dir+"/empty", 0o644, "") }},
 		{"certificate is no PEM", func(c *Config, dir string) { c.PKI.Cert = write(t, dir+"/text", 0o644, "hello") }},
+		{"GeoIP file missing", func(c *Config, dir string) { c.GeoIPFile = dir + "/city.mmdb" }},
+		{"GeoIP file of text", func(c *Config, dir string) { c.GeoIPFile = write(t, dir+"/city.mmdb", 0o644, "x") }},
 		{"key open to others", func(c *Config, dir string) { os.Chmod(c.PKI.Key, 0o644) }},
 		{"key of another certificate", func(c *Config, dir string) {
 			other := t.TempDir()

@@ -30,7 +30,7 @@ func (c *Config) Marshal() ([]byte, error) {
 func (c *Config) raw() *rawConfig {
 	r := &rawConfig{
 		Node: c.Node, RunDir: c.RunDir, StateDir: c.StateDir, BPFDir: c.BPFDir, NetnsPrefix: c.NetnsPrefix,
-		SwanctlDir: c.SwanctlDir, FleetKeyFile: c.FleetKeyFile, Shadowing: c.Shadowing,
+		SwanctlDir: c.SwanctlDir, FleetKeyFile: c.FleetKeyFile, GeoIPFile: c.GeoIPFile, Shadowing: c.Shadowing,
 		Log:     rawLog{Level: levelText(c.Log.Level), Format: c.Log.Format},
 		PKI:     rawPKI(c.PKI),
 		Uplinks: c.Uplinks, Inside: c.Inside,

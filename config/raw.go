@@ -14,6 +14,7 @@ type rawConfig struct {
 	NetnsPrefix  string      `yaml:"netns_prefix"`
 	SwanctlDir   string      `yaml:"swanctl_dir"`
 	FleetKeyFile string      `yaml:"fleet_key_file"`
+	GeoIPFile    string      `yaml:"geoip_file,omitempty"`
 	Shadowing    bool        `yaml:"shadowing"`
 	Log          rawLog      `yaml:"log"`
 	PKI          rawPKI      `yaml:"pki"`

@@ -25,6 +25,7 @@ import (
 	"github.com/shadowcast/shadowcast/sa/slot"
 	"github.com/shadowcast/shadowcast/sa/steer"
 	"github.com/shadowcast/shadowcast/ssm"
+	"github.com/shadowcast/shadowcast/ssm/geoip"
 	"github.com/shadowcast/shadowcast/ssm/member"
 	"github.com/shadowcast/shadowcast/ssm/peer"
 	"github.com/shadowcast/shadowcast/ssm/refusal"
@@ -74,6 +75,7 @@ type Appliance struct {
 	places      *places
 	shadowSets  *shadowSets
 	tiers       atomic.Pointer[config.Tiers] // as in use: SIGHUP changes them
+	geo         atomic.Pointer[geoip.DB]     // nil where no database is configured; SIGHUP reads it again
 	hitsSeen    map[sa.Slot]uint64
 	upgradeLock *upgradeLock
 	redirects   chan struct{} // holds one token: who has it tells clients to leave
@@ -143,6 +145,9 @@ func New(cfg *config.Config, version string, log *slog.Logger) (*Appliance, erro
 	a.places = newPlaces(a)
 	a.shadowSets = newShadowSets(a)
 	a.tiers.Store(&cfg.Fleet.Tiers)
+	if err := a.openGeoIP(cfg.GeoIPFile); err != nil {
+		return nil, err
+	}
 	return a, nil
 }
 

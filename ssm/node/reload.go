@@ -36,7 +36,7 @@ func (a *Appliance) Reload(file string, level *slog.LevelVar) {
 	// The log's level and tiers are compared with what is in use: an earlier reload
 	// changed them.
 	later := slices.DeleteFunc(paths, func(p string) bool {
-		return p == "log.level" || p == "fleet.tiers" || strings.HasPrefix(p, "fleet.tiers.")
+		return p == "log.level" || p == "geoip_file" || p == "fleet.tiers" || strings.HasPrefix(p, "fleet.tiers.")
 	})
 	if t := next.Fleet.Tiers; !t.Equal(*a.tiers.Load()) {
 		a.retier(t)
@@ -45,6 +45,12 @@ func (a *Appliance) Reload(file string, level *slog.LevelVar) {
 	if level.Level() != next.Log.Level {
 		level.Set(next.Log.Level)
 		done = append(done, "log.level")
+	}
+	// The file may be a newer one of the same name.
+	if err := a.openGeoIP(next.GeoIPFile); err != nil {
+		a.events.Add(Entry{Kind: "reload", Warn: true, Text: "the GeoIP database in use is kept", Reason: err.Error()})
+	} else if next.GeoIPFile != "" {
+		done = append(done, "geoip_file")
 	}
 	// Connections made from now on use the files as they are now.
 	if err := a.identity.Reload(); err != nil {

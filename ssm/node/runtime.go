@@ -20,6 +20,7 @@ import (
 	"github.com/shadowcast/shadowcast/sa/steer"
 	"github.com/shadowcast/shadowcast/sa/xfrm"
 	"github.com/shadowcast/shadowcast/ssm"
+	"github.com/shadowcast/shadowcast/ssm/geoip"
 	"github.com/shadowcast/shadowcast/ssm/replica"
 	"github.com/shadowcast/shadowcast/ssm/session"
 )
@@ -92,6 +93,7 @@ type slotRuntime struct {
 	recalled time.Time
 	// networks lie behind the clients, beside the pools.
 	networks *networks
+	placed   time.Time           // when it was last looked where clients are
 	held     []*session.Document // what charon holds after standDown
 	// rekeys are under way since a takeover; nil: none.
 	rekeys *rekeyPlan
@@ -105,7 +107,8 @@ type slotRuntime struct {
 	// published and linked are pub and link for readers outside.
 	published atomic.Pointer[replica.Publisher]
 	linked    atomic.Pointer[charon.Link]
-	selects   atomic.Pointer[coverage] // covers, for the publisher
+	selects   atomic.Pointer[coverage]      // covers, for the publisher
+	where     atomic.Pointer[[]geoip.Place] // some of the clients are
 	// ledgerStats are those of the ledger at the last tick; nil before it was one.
 	ledgerStats atomic.Pointer[session.Stats]
 	group       *errgroup.Group
@@ -356,6 +359,7 @@ func (r *slotRuntime) onTick() {
 		r.ledgerStats.Store(&stats)
 		r.forgetSuspects(now)
 		r.endDismissed(now)
+		r.placeClients(now)
 		r.rekeyDue(now)
 		r.auditDue(now)
 		r.cover(r.pub, now)

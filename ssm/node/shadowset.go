@@ -12,6 +12,7 @@ import (
 	"github.com/shadowcast/shadowcast/config"
 	"github.com/shadowcast/shadowcast/sa"
 	"github.com/shadowcast/shadowcast/ssm"
+	"github.com/shadowcast/shadowcast/ssm/geoip"
 	"github.com/shadowcast/shadowcast/ssm/shadowset"
 )
 
@@ -68,7 +69,7 @@ func (b *shadowSets) judge(s ssm.SlotView, v ssm.View, now time.Time) []ssm.Node
 		b.keepers[s.Slot] = k
 	}
 	cfg, _ := b.a.cfg.Fleet.Slot(s.Slot)
-	r, _ := request(&b.a.cfg.Fleet, cfg, s, v, b.between(v))
+	r, _ := request(&b.a.cfg.Fleet, cfg, s, v, measured{b.between(v), b.a.clientsOf(s.Slot)})
 	var notReady []string
 	for _, n := range r.Current {
 		if !slices.ContainsFunc(s.Shadows, func(x ssm.ShadowView) bool { return string(x.Node) == n && x.Ready }) {
@@ -107,11 +108,11 @@ func (b *shadowSets) ShadowSets(ctx context.Context, n sa.Slot) ([]*v1.ShadowSet
 			continue
 		}
 		cfg, _ := b.a.cfg.Fleet.Slot(s.Slot)
-		rtt := map[ssm.Node]time.Duration{}
+		var known measured
 		if s.Owner == v.Self {
-			rtt = b.between(v)
+			known = measured{b.between(v), b.a.clientsOf(s.Slot)}
 		}
-		x := explainSet(&b.a.cfg.Fleet, cfg, s, v, rtt)
+		x := explainSet(&b.a.cfg.Fleet, cfg, s, v, known)
 		b.mu.Lock()
 		if verdict, ok := b.verdicts[s.Slot]; ok {
 			x.Wanted, x.Reason = verdict.Want, verdict.Reason
@@ -125,14 +126,21 @@ func (b *shadowSets) ShadowSets(ctx context.Context, n sa.Slot) ([]*v1.ShadowSet
 // Where a candidate's latency comes from, best first.
 const (
 	rttClients   = "to the clients"
+	rttGeoIP     = "to the clients by GeoIP"
 	rttOwner     = "from the owner"
 	rttEstimated = "estimated from distance"
 )
 
-// request asks for the shadows of one slot with what is in v. between are round-trip
-// times from the owner, where they are known. It also tells where each candidate's
-// latency comes from.
-func request(f *config.Fleet, cfg config.Slot, s ssm.SlotView, v ssm.View, between map[ssm.Node]time.Duration) (shadowset.Request, map[string]string) {
+// measured is what the owner of a slot knows: round-trip times to the other appliances,
+// and where clients are.
+type measured struct {
+	between map[ssm.Node]time.Duration
+	clients []geoip.Place
+}
+
+// request asks for the shadows of one slot with what is in v and what is known besides. It
+// also tells where each candidate's latency comes from.
+func request(f *config.Fleet, cfg config.Slot, s ssm.SlotView, v ssm.View, known measured) (shadowset.Request, map[string]string) {
 	r := shadowset.Request{Size: len(cfg.Shadows), Weights: f.ShadowSets.Weights()}
 	if cfg.Selected {
 		r.Size = f.ShadowSets.Size
@@ -165,7 +173,9 @@ func request(f *config.Fleet, cfg config.Slot, s ssm.SlotView, v ssm.View, betwe
 		}
 		if i := slices.IndexFunc(s.Shadows, func(sh ssm.ShadowView) bool { return sh.Node == ssm.Node(a.Name) }); i >= 0 && s.Shadows[i].RTT > 0 {
 			m.Latency, source[a.Name] = s.Shadows[i].RTT, rttClients
-		} else if d := between[ssm.Node(a.Name)]; d > 0 {
+		} else if d := geoip.Estimate(m, known.clients); d > 0 {
+			m.Latency, source[a.Name] = d, rttGeoIP
+		} else if d := known.between[ssm.Node(a.Name)]; d > 0 {
 			m.Latency, source[a.Name] = d, rttOwner
 		}
 		if a.Name == owner {
@@ -177,8 +187,8 @@ func request(f *config.Fleet, cfg config.Slot, s ssm.SlotView, v ssm.View, betwe
 }
 
 // explainSet selects the shadows of one slot and says why.
-func explainSet(f *config.Fleet, cfg config.Slot, s ssm.SlotView, v ssm.View, between map[ssm.Node]time.Duration) *v1.ShadowSet {
-	r, source := request(f, cfg, s, v, between)
+func explainSet(f *config.Fleet, cfg config.Slot, s ssm.SlotView, v ssm.View, known measured) *v1.ShadowSet {
+	r, source := request(f, cfg, s, v, known)
 	res := shadowset.Select(r)
 	x := &v1.ShadowSet{Slot: uint32(s.Slot), Owner: string(s.Owner), Pinned: !cfg.Selected, Dynamic: s.Dynamic, Choice: res.Shadows, Shares: res.Shares.String(),
 		Score: res.Score, BestScore: res.Better, Margin: r.Weights.Margin * float64(len(res.Shadows))}

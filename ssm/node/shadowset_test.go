@@ -19,7 +19,7 @@ func TestExplainSetUsesWhatIsMeasured(t *testing.T) {
 	v := ssm.View{Self: "ams", Peers: []ssm.PeerView{{Node: "fra", Heard: now, Standing: ssm.StandingDraining}, {Node: "lhr", Heard: now, Load: 0.25},
 		{Node: "par", Heard: now, Suspect: true}, {Node: "mad", Heard: now}}}
 	s := ssm.SlotView{Slot: 1, Owner: "ams", Shadows: []ssm.ShadowView{{Node: "fra"}, {Node: "lhr", RTT: 7 * time.Millisecond}}}
-	x := explainSet(f, cfg, s, v, map[ssm.Node]time.Duration{"lhr": 30 * time.Millisecond, "par": 5 * time.Millisecond})
+	x := explainSet(f, cfg, s, v, measured{between: map[ssm.Node]time.Duration{"lhr": 30 * time.Millisecond, "par": 5 * time.Millisecond}})
 	if !slices.Equal(x.Choice, []string{"lhr", "mad"}) || !slices.Equal(x.Shadows, []string{"fra", "lhr"}) || x.Pinned {
 		t.Fatalf("set %+v", x)
 	}

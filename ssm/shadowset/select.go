@@ -229,7 +229,12 @@ func (s *selection) latency(m Member) (time.Duration, bool) {
 	if m.Latency > 0 {
 		return m.Latency, false
 	}
-	return time.Duration(Distance(m, s.Owner) / kmPerMilli * float64(time.Millisecond)), true
+	return Travel(Distance(m, s.Owner)), true
+}
+
+// Travel is the round-trip time over km of fibre.
+func Travel(km float64) time.Duration {
+	return time.Duration(km / kmPerMilli * float64(time.Millisecond))
 }
 
 // terms scores m as a member of set, or added to it.
