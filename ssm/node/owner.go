@@ -160,7 +160,7 @@ func (r *slotRuntime) endOwner() {
 		r.rewatch(nil)
 	}
 	r.ledger, r.refill, r.active, r.unique = nil, nil, false, nil
-	r.where.Store(nil)
+	r.some.Store(nil)
 	clear(r.late)
 	clear(r.lateIn)
 	r.sessions.Store(0)

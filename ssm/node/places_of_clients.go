@@ -9,19 +9,18 @@ import (
 )
 
 const (
-	// placeEvery is how often an owner looks where its clients are.
+	// placeEvery is how often an owner looks who its clients are, to ask where.
 	placeEvery = 10 * time.Second
-	// placeMost is how many of them it looks up: a median does not need more.
+	// placeMost is how many of them count: a median does not need more.
 	placeMost = 64
 )
 
-// placeClients notes where some of the slot's clients are.
-func (r *slotRuntime) placeClients(now time.Time) {
-	db := r.a.geo.Load()
-	if db == nil || now.Sub(r.placed) < placeEvery {
+// noteClients tells who some of the slot's clients are.
+func (r *slotRuntime) noteClients(now time.Time) {
+	if r.a.geo.Load() == nil || now.Sub(r.noted) < placeEvery {
 		return
 	}
-	r.placed = now
+	r.noted = now
 	var addrs []netip.Addr
 	for _, d := range r.ledger.Docs() {
 		if a, err := netip.ParseAddr(d.ClientIP); err == nil {
@@ -31,20 +30,30 @@ func (r *slotRuntime) placeClients(now time.Time) {
 			break
 		}
 	}
-	places := db.FindAll(addrs)
-	r.where.Store(&places)
+	r.some.Store(&addrs)
 }
 
-// clientsOf is where clients of slot n are, as far as this appliance knows.
-func (a *Appliance) clientsOf(n sa.Slot) []geoip.Place {
-	r := a.places.at(n)
-	if r == nil {
+// whereabouts are the places of a slot's clients, looked up once for each sample of them.
+type whereabouts struct {
+	of     *[]netip.Addr
+	places []geoip.Place
+}
+
+// clientsOf is where clients of slot n are, as far as this appliance knows. The caller
+// holds b.mu. Whatever a lookup costs, it costs the choice of shadows alone.
+func (b *shadowSets) clientsOf(n sa.Slot) []geoip.Place {
+	r, db := b.a.places.at(n), b.a.geo.Load()
+	if r == nil || db == nil {
 		return nil
 	}
-	if p := r.where.Load(); p != nil {
-		return *p
+	of := r.some.Load()
+	if of == nil {
+		return nil
 	}
-	return nil
+	if b.where[n].of != of {
+		b.where[n] = whereabouts{of, db.FindAll(*of)}
+	}
+	return b.where[n].places
 }
 
 // openGeoIP reads the database that the configuration names; without one, places are

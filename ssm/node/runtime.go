@@ -20,7 +20,6 @@ import (
 	"github.com/shadowcast/shadowcast/sa/steer"
 	"github.com/shadowcast/shadowcast/sa/xfrm"
 	"github.com/shadowcast/shadowcast/ssm"
-	"github.com/shadowcast/shadowcast/ssm/geoip"
 	"github.com/shadowcast/shadowcast/ssm/replica"
 	"github.com/shadowcast/shadowcast/ssm/session"
 )
@@ -93,7 +92,7 @@ type slotRuntime struct {
 	recalled time.Time
 	// networks lie behind the clients, beside the pools.
 	networks *networks
-	placed   time.Time           // when it was last looked where clients are
+	noted    time.Time           // when it was last looked who the clients are
 	held     []*session.Document // what charon holds after standDown
 	// rekeys are under way since a takeover; nil: none.
 	rekeys *rekeyPlan
@@ -107,8 +106,8 @@ type slotRuntime struct {
 	// published and linked are pub and link for readers outside.
 	published atomic.Pointer[replica.Publisher]
 	linked    atomic.Pointer[charon.Link]
-	selects   atomic.Pointer[coverage]      // covers, for the publisher
-	where     atomic.Pointer[[]geoip.Place] // some of the clients are
+	selects   atomic.Pointer[coverage]     // covers, for the publisher
+	some      atomic.Pointer[[]netip.Addr] // of the clients
 	// ledgerStats are those of the ledger at the last tick; nil before it was one.
 	ledgerStats atomic.Pointer[session.Stats]
 	group       *errgroup.Group
@@ -359,7 +358,7 @@ func (r *slotRuntime) onTick() {
 		r.ledgerStats.Store(&stats)
 		r.forgetSuspects(now)
 		r.endDismissed(now)
-		r.placeClients(now)
+		r.noteClients(now)
 		r.rekeyDue(now)
 		r.auditDue(now)
 		r.cover(r.pub, now)

@@ -26,10 +26,11 @@ type shadowSets struct {
 	mu       sync.Mutex
 	keepers  map[sa.Slot]*shadowset.Keeper
 	verdicts map[sa.Slot]shadowset.Verdict
+	where    map[sa.Slot]whereabouts
 }
 
 func newShadowSets(a *Appliance) *shadowSets {
-	return &shadowSets{a: a, keepers: map[sa.Slot]*shadowset.Keeper{}, verdicts: map[sa.Slot]shadowset.Verdict{}}
+	return &shadowSets{a: a, keepers: map[sa.Slot]*shadowset.Keeper{}, verdicts: map[sa.Slot]shadowset.Verdict{}, where: map[sa.Slot]whereabouts{}}
 }
 
 // run tells the core whom the slots that it owns shall have for shadows.
@@ -69,7 +70,7 @@ func (b *shadowSets) judge(s ssm.SlotView, v ssm.View, now time.Time) []ssm.Node
 		b.keepers[s.Slot] = k
 	}
 	cfg, _ := b.a.cfg.Fleet.Slot(s.Slot)
-	r, _ := request(&b.a.cfg.Fleet, cfg, s, v, measured{b.between(v), b.a.clientsOf(s.Slot)})
+	r, _ := request(&b.a.cfg.Fleet, cfg, s, v, measured{b.between(v), b.clientsOf(s.Slot)})
 	var notReady []string
 	for _, n := range r.Current {
 		if !slices.ContainsFunc(s.Shadows, func(x ssm.ShadowView) bool { return string(x.Node) == n && x.Ready }) {
@@ -109,11 +110,11 @@ func (b *shadowSets) ShadowSets(ctx context.Context, n sa.Slot) ([]*v1.ShadowSet
 		}
 		cfg, _ := b.a.cfg.Fleet.Slot(s.Slot)
 		var known measured
+		b.mu.Lock()
 		if s.Owner == v.Self {
-			known = measured{b.between(v), b.a.clientsOf(s.Slot)}
+			known = measured{b.between(v), b.clientsOf(s.Slot)}
 		}
 		x := explainSet(&b.a.cfg.Fleet, cfg, s, v, known)
-		b.mu.Lock()
 		if verdict, ok := b.verdicts[s.Slot]; ok {
 			x.Wanted, x.Reason = verdict.Want, verdict.Reason
 		}
