@@ -82,6 +82,18 @@ func (n *Netns) link(dev string) (netlink.Link, error) {
 	return l, nil
 }
 
+// deleteLink removes a device.
+func (n *Netns) deleteLink(dev string) error {
+	l, err := n.link(dev)
+	if err == nil {
+		err = n.nl.LinkDel(l)
+	}
+	if err != nil {
+		return fmt.Errorf("delete %s in %s: %w", dev, n.Name, err)
+	}
+	return nil
+}
+
 func (n *Netns) setUp(dev string, up bool) error {
 	l, err := n.link(dev)
 	if err != nil {
