@@ -4,40 +4,58 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
+	"io/fs"
 	"os"
 	"reflect"
+	"regexp"
+	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/go-viper/mapstructure/v2"
 	"github.com/spf13/viper"
 	"go.yaml.in/yaml/v3"
 )
 
-// Load reads and checks the file at path. Mistakes in it come back as Problems.
+// Load reads and checks the file at path. Mistakes in it come back as a FileError.
 func Load(path string) (*Config, error) {
 	text, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("read config: %w; `shadowctl config example` prints one to start from", err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("read config: %w", err)
 	}
 	c, err := Parse(text)
-	if err != nil {
-		return nil, fmt.Errorf("config %s:\n%w", path, err)
+	var ps Problems
+	if errors.As(err, &ps) {
+		return nil, &FileError{File: path, Problems: ps}
 	}
-	return c, nil
+	return c, err
 }
 
 // Parse checks text and returns what it says. Its error is Problems.
 func Parse(text []byte) (*Config, error) {
 	col := &collector{}
 	var doc yaml.Node
-	if err := yaml.Unmarshal(text, &doc); err != nil {
-		return nil, Problems{{Text: "read YAML: " + yamlText(err)}}
+	dec := yaml.NewDecoder(bytes.NewReader(text))
+	if err := dec.Decode(&doc); err != nil && !errors.Is(err, io.EOF) {
+		return nil, yamlProblems(text, err)
 	}
 	if len(doc.Content) == 0 {
 		return nil, Problems{{Text: "the file is empty; `shadowctl config example` prints one to start from"}}
 	}
 	if doc.Content[0].Kind != yaml.MappingNode {
 		return nil, Problems{{Text: "want a list of `key: value` lines, `shadowctl config example` prints one", Line: doc.Content[0].Line}}
+	}
+	var second yaml.Node
+	switch err := dec.Decode(&second); {
+	case errors.Is(err, io.EOF):
+	case err != nil:
+		return nil, yamlProblems(text, err)
+	default:
+		return nil, Problems{{Text: "a second document begins (`---`): nothing in it would be heeded", Line: second.Line}}
 	}
 	col.lines = map[string]int{}
 	if !col.index("", doc.Content[0], 0) {
@@ -109,7 +127,7 @@ func (c *collector) decode(text []byte) *rawConfig {
 	v := viper.NewWithOptions(viper.KeyDelimiter("\x00"))
 	v.SetConfigType("yaml")
 	if err := v.ReadConfig(bytes.NewReader(text)); err != nil {
-		c.problems = append(c.problems, Problem{Text: "read YAML: " + yamlText(err)})
+		c.problems = append(c.problems, yamlProblems(text, err)...)
 		return nil
 	}
 	raw := &rawConfig{}
@@ -160,11 +178,25 @@ func (c *collector) decodeErrors(err error) {
 	}
 }
 
-// yamlText renders an error of the YAML decoder on one line.
-func yamlText(err error) string {
+// yamlLine is how the decoder names a line.
+var yamlLine = regexp.MustCompile(`^(?:yaml: )?(?:line (\d+): )?(.*)$`)
+
+// yamlProblems are the errors of the YAML decoder. A syntax error shows where the text
+// stops making sense, a line or two away from the mistake.
+func yamlProblems(text []byte, err error) Problems {
+	texts, hint := []string{err.Error()}, "; look around there: indentation, colons, quotes, brackets"
 	var te *yaml.TypeError
 	if errors.As(err, &te) {
-		return strings.Join(te.Errors, "; ")
+		texts, hint = te.Errors, ""
 	}
-	return strings.TrimPrefix(err.Error(), "yaml: ")
+	if i := bytes.IndexFunc(text, func(r rune) bool { return r < ' ' && r != '\n' && r != '\r' && r != '\t' || r == utf8.RuneError }); i >= 0 {
+		return Problems{{Text: "not a text file: it holds bytes that no text has", Line: 1 + bytes.Count(text[:i], []byte("\n"))}}
+	}
+	var out Problems
+	for _, t := range texts {
+		m := yamlLine.FindStringSubmatch(strings.ReplaceAll(t, "\n", " "))
+		line, _ := strconv.Atoi(m[1]) // "" where there is none: 0
+		out = append(out, Problem{Text: "read YAML: " + m[2] + hint, Line: line})
+	}
+	return out
 }

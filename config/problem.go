@@ -30,6 +30,15 @@ func (p Problem) String() string {
 	return b.String()
 }
 
+// In names the file in front: file:12: fleet.slots: want ...
+func (p Problem) In(file string) string {
+	line := p.Line
+	if p.Line = 0; line == 0 {
+		return file + ": " + p.String()
+	}
+	return fmt.Sprintf("%s:%d: %s", file, line, p)
+}
+
 // Problems is every mistake found in one configuration, in the order of the
 // text.
 type Problems []Problem
@@ -42,6 +51,23 @@ func (ps Problems) Error() string {
 	}
 	return strings.Join(lines, "\n")
 }
+
+// FileError is what is wrong with a file. It holds Problems.
+type FileError struct {
+	File     string
+	Problems Problems
+}
+
+// Error lists the problems, one a line, as compilers do.
+func (e *FileError) Error() string {
+	lines := []string{"the configuration is wrong:"}
+	for _, p := range e.Problems {
+		lines = append(lines, p.In(e.File))
+	}
+	return strings.Join(lines, "\n")
+}
+
+func (e *FileError) Unwrap() error { return e.Problems }
 
 // collector gathers problems and knows where in the text each path stands.
 type collector struct {

@@ -85,6 +85,18 @@ func callerOf(ctx context.Context) caller {
 	return unknown
 }
 
+// who names the caller of ctx for the reasons of events: "operator ann", "operator with uid 0".
+func who(ctx context.Context) string {
+	c := callerOf(ctx)
+	if c.local {
+		return "operator with uid " + c.attrs["uid"]
+	}
+	if name := c.attrs["operator"]; name != "" {
+		return "operator " + name
+	}
+	return "somebody unknown"
+}
+
 // permit refuses a call that takes a higher role than its caller has, and leaves an
 // audit event of the refusal. Whoever may connect to the local socket may call
 // everything: its mode says who that is.

@@ -47,7 +47,7 @@ type SlotSource interface {
 	// Handover moves slot to the appliance called to and returns when that is
 	// finished or has failed. Until then it calls progress, never concurrently, at
 	// every step. ctx ends when the daemon stops, not when the caller hangs up.
-	Handover(ctx context.Context, slot sa.Slot, to string, progress func(*v1.HandoverProgress)) (*v1.HandoverAccount, error)
+	Handover(ctx context.Context, slot sa.Slot, to, reason string, progress func(*v1.HandoverProgress)) (*v1.HandoverAccount, error)
 }
 
 // SessionSource knows the sessions held here, as owner or as shadow.

@@ -162,9 +162,16 @@ func (s *service) Handover(req *v1.HandoverRequest, stream grpc.ServerStreamingS
 	if req.To == "" || len(req.To) > maxID {
 		return Invalid("APPLIANCE_INVALID", "to: want the name of an appliance")
 	}
+	if len(req.Reason) > maxReason {
+		return Invalid("REASON_INVALID", "reason: at most %d characters", maxReason)
+	}
+	why := who(stream.Context()) + " asked for it"
+	if req.Reason != "" {
+		why += ": " + req.Reason
+	}
 	s.audit(stream.Context(), "slot.handover", n, nil, map[string]string{"to": req.To, "outcome": "asked"})
 	// A caller that hangs up stops hearing, not the handover.
-	account, err := s.backend.Slots.Handover(s.life, n, req.To, func(p *v1.HandoverProgress) {
+	account, err := s.backend.Slots.Handover(s.life, n, req.To, why, func(p *v1.HandoverProgress) {
 		_ = stream.Send(&v1.HandoverResponse{Event: &v1.HandoverResponse_Progress{Progress: p}})
 	})
 	if err != nil && s.life.Err() != nil && errors.Is(err, context.Canceled) {

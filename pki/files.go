@@ -26,6 +26,10 @@ const (
 // FleetKeySize is the length of the fleet key in bytes.
 const FleetKeySize = 32
 
+// ErrKind says that a person's certificate would be replaced by an appliance's, or the
+// other way round.
+var ErrKind = errors.New("not of")
+
 // ErrExists says that a file would be overwritten.
 var ErrExists = errors.New("exists already")
 

@@ -217,7 +217,7 @@ func Issue(dir, name string, addresses []netip.Addr, o Options) (Made, error) {
 	if o.Force && len(addresses) == 0 {
 		addresses = addressesOf(filepath.Join(dir, name+".crt"))
 	}
-	return issueNamed(dir, name, o, func(fleet string, t *x509.Certificate) {
+	return issueNamed(dir, name, anAppliance, o, func(fleet string, t *x509.Certificate) {
 		t.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}
 		t.DNSNames, t.URIs = []string{name}, []*url.URL{memberURI(fleet, name)}
 		for _, a := range addresses {
@@ -241,13 +241,32 @@ func addressesOf(path string) (out []netip.Addr) {
 	return out
 }
 
-// issueNamed makes name's certificate, in which about says what it is for.
-func issueNamed(dir, name string, o Options, about func(fleet string, t *x509.Certificate)) (Made, error) {
+// The two kinds of certificates, for messages.
+const anAppliance, aPerson = "an appliance", "a person"
+
+// kindOf is what the certificate at path is for, "" where there is none that is of use.
+func kindOf(path string) string {
+	old, err := readCerts(path)
+	if err != nil {
+		return ""
+	}
+	if _, err := personOf(old[0]); err == nil {
+		return aPerson
+	}
+	return anAppliance
+}
+
+// issueNamed makes name's certificate, in which about says what it is for. It does not
+// make a person's an appliance's, or the other way round: that is a forgotten role.
+func issueNamed(dir, name, kind string, o Options, about func(fleet string, t *x509.Certificate)) (Made, error) {
 	if !nameForm.MatchString(name) {
 		return Made{}, fmt.Errorf("issue certificate: name %q: want at most 32 lower-case letters, digits and inner hyphens", name)
 	}
 	if name+".crt" == CACertFile || name+".key" == FleetKeyFile {
 		return Made{}, fmt.Errorf("issue certificate: name %q: its files would replace the fleet's own, want another name", name)
+	}
+	if path := filepath.Join(dir, name+".crt"); o.Force && kindOf(path) != "" && kindOf(path) != kind {
+		return Made{}, fmt.Errorf("issue certificate for %s: %s is that of %s, %w %s: want another name, the role it had, or that file gone", name, path, kindOf(path), ErrKind, kind)
 	}
 	made, err := issue(dir, name, o, about)
 	if err != nil {

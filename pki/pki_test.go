@@ -96,6 +96,9 @@ func TestInitAndIssue(t *testing.T) {
 	if st, err := os.Stat(filepath.Join(dir, "ams.key")); err != nil || st.Mode().Perm() != 0o600 {
 		t.Errorf("ams.key: %v", err)
 	}
+	if _, err := IssuePerson(dir, Person{Name: "ams", Role: Viewer}, Options{Force: true}); !errors.Is(err, ErrKind) {
+		t.Errorf("a person's certificate in the place of an appliance's: %v", err)
+	}
 	before, _ := os.ReadFile(filepath.Join(dir, "ams.key"))
 	if _, err := Issue(dir, "ams", nil, Options{}); !errors.Is(err, ErrExists) {
 		t.Errorf("second Issue: %v", err)

@@ -71,7 +71,7 @@ func IssuePerson(dir string, p Person, o Options) (Made, error) {
 	if _, err := ParseRole(p.Role.String()); err != nil {
 		return Made{}, fmt.Errorf("issue certificate: %w", err)
 	}
-	return issueNamed(dir, p.Name, o, func(fleet string, t *x509.Certificate) {
+	return issueNamed(dir, p.Name, aPerson, o, func(fleet string, t *x509.Certificate) {
 		t.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
 		t.URIs = []*url.URL{personURI(fleet, p)}
 	})

@@ -99,7 +99,8 @@ type Router struct {
 
 // Path is the way to another appliance.
 type Path struct {
-	Peer string
+	Peer    string
+	Address netip.Addr
 	// Answers says whether an echo came back at all; MTU is the largest of the
 	// packets tried that came back whole, without fragmentation.
 	Answers bool

@@ -89,7 +89,7 @@ func directories(f *Facts, out *findings) {
 		return
 	}
 	if !f.RunTmpfs {
-		out.add(Warning, "run-dir", "a reboot must empty it: what a daemon remembers of its roles and tickets lives there and would be believed after a reboot", "set run_dir to a directory below /run", "run_dir %s is on no tmpfs", c.RunDir)
+		out.add(Warning, "run-dir", "a reboot must empty it: what a daemon remembers of its roles and tickets lives there and would be believed after a reboot", "put run_dir on a tmpfs: systemd mounts one at /run; findmnt -T "+c.RunDir+" shows what is there now", "run_dir %s is on no tmpfs", c.RunDir)
 	}
 	if !f.BPFMounted {
 		out.add(Fatal, "bpf-fs", "maps and programs are pinned there, so that packets flow while the daemon is away", "mount -t bpf bpf /sys/fs/bpf", "bpf_dir %s is on no bpf file system", c.BPFDir)

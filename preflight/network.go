@@ -43,7 +43,7 @@ func interfaces(f *Facts, out *findings) {
 	}
 	for _, p := range c.BGP.Peers {
 		if p.LocalAddress.IsValid() && !slices.Contains(f.LocalAddresses, p.LocalAddress) {
-			out.add(Fatal, "bgp-address", "the session with "+p.Name+" is made from it", "ip addr add "+p.LocalAddress.String()+" to the link to "+p.Name, "this machine does not have %s (bgp.peers, local_address of %s)", p.LocalAddress, p.Name)
+			out.add(Fatal, "bgp-address", "the session with "+p.Name+" is made from it", "ip addr add "+p.LocalAddress.String()+"/LENGTH dev DEVICE, with the uplink that leads to "+p.Name+": "+strings.Join(c.Uplinks, " or "), "this machine does not have %s (bgp.peers, local_address of %s)", p.LocalAddress, p.Name)
 		}
 	}
 }
@@ -101,7 +101,7 @@ func paths(f *Facts, out *findings) {
 	for _, p := range f.Paths {
 		switch {
 		case !p.Answers:
-			out.add(Warning, "peer-unreachable", "probes, replication and tunnels go there", "ping "+p.Peer+"; check the route and filters (ICMP, UDP 4502, TCP 4501, UDP 500, ESP)", "appliance %s does not answer an echo", p.Peer)
+			out.add(Warning, "peer-unreachable", "probes, replication and tunnels go there", "ping "+p.Address.String()+"; check the route and filters (ICMP, UDP 4502, TCP 4501, UDP 500, ESP)", "appliance %s does not answer an echo", p.Peer)
 		case p.MTU < fullPacket:
 			out.add(Warning, "path-mtu", "packets for other owners are fragmented more than once, and fragments are lost together", "raise the MTU of the links between the appliances to "+strconv.Itoa(tunnelPacket)+" or more", "the path to %s carries packets of %d bytes at most", p.Peer, p.MTU)
 		case p.MTU < tunnelPacket:

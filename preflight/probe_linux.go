@@ -147,7 +147,7 @@ const echoWait = 700 * time.Millisecond
 
 // tryPath sends echoes (RFC 792) that must not be fragmented, the largest first.
 func tryPath(ctx context.Context, name string, to netip.Addr) Path {
-	p := Path{Peer: name}
+	p := Path{Peer: name, Address: to}
 	for _, size := range []int{tunnelPacket, fullPacket, 1400, 1280, 576} {
 		if ctx.Err() != nil {
 			return p

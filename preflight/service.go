@@ -59,12 +59,14 @@ func certificates(f *Facts, out *findings) {
 		return
 	}
 	const why = "appliances know each other by certificates of the fleet's CA"
-	issue := "shadowctl pki issue " + c.Node + " --address " + c.Self().Address.String() + " --dir pki --force, where the CA is; copy both files to " + filepath.Dir(c.PKI.Cert)
+	command := "shadowctl pki issue " + c.Node + " --address " + c.Self().Address.String() + " --dir pki"
+	issue := command + " --force, where the CA is; copy both files to " + filepath.Dir(c.PKI.Cert)
 	if f.FleetKey != nil {
 		out.add(Fatal, "fleet-key", "probes and claims are authenticated with it", "copy fleet.key from where `shadowctl pki init` ran to "+c.FleetKeyFile, "%v", f.FleetKey)
 	}
 	if f.Identity != nil {
-		out.add(Fatal, "certificate", why, issue, "%v", f.Identity)
+		files := strings.Join([]string{filepath.Base(c.PKI.CA), filepath.Base(c.PKI.Cert), filepath.Base(c.PKI.Key)}, ", ")
+		out.add(Fatal, "certificate", why, command+", where the CA is (--force, if "+filepath.Base(c.PKI.Cert)+" is there and wrong); copy "+files+" to "+filepath.Dir(c.PKI.Cert), "%v", f.Identity)
 		return
 	}
 	for _, x := range []struct {

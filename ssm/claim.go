@@ -187,6 +187,7 @@ func (c *Core) claim(s *slot, why string, detection time.Duration, takeover bool
 		ask = c.knowMore(s)
 	}
 	s.ticket, s.owner, s.life, s.since = s.armed, c.cfg.Self, c.cfg.Incarnation, c.now
+	s.why = why
 	s.armed, s.granted = 0, 0
 	s.role = RoleOwner
 	s.evidence, s.unheard, s.orphan = time.Time{}, false, time.Time{}
@@ -195,7 +196,7 @@ func (c *Core) claim(s *slot, why string, detection time.Duration, takeover bool
 	c.beginSet(s, was)
 	c.keepOpen(s)
 	c.steer(s)
-	c.broadcast(Message{Kind: KindClaim, Slot: s.cfg.Slot, Ticket: s.ticket, Owner: s.owner, Incarnation: s.life})
+	c.broadcast(Message{Kind: KindClaim, Slot: s.cfg.Slot, Ticket: s.ticket, Owner: s.owner, Incarnation: s.life, Reason: clip(why)})
 	c.announce()
 	c.report(ActReport{Slot: s.cfg.Slot, Kind: "claim", Warn: takeover && detection > 0, Reason: why, Detection: detection,
 		Text: fmt.Sprintf("%s owns the slot by ticket %d", s.owner, s.ticket)})
@@ -226,6 +227,7 @@ func (c *Core) onClaim(s *slot, owner Node, t sa.Ticket, life uint64) {
 		// A claim of an earlier life of ours, still told by others.
 		if !c.holds(s) {
 			s.ticket, s.owner, s.life, s.floor = t, owner, life, max(s.floor, t)
+			s.why = ""
 			return
 		}
 		c.spent(s, t)
@@ -237,6 +239,7 @@ func (c *Core) onClaim(s *slot, owner Node, t sa.Ticket, life uint64) {
 	}
 	was, old := s.role, s.owner
 	s.ticket, s.owner, s.life, s.since, s.seen = t, owner, life, c.now, 0
+	s.why = ""
 	s.evidence, s.unheard, s.orphan, s.yieldTo = time.Time{}, false, time.Time{}, ""
 	s.inherit(old)
 	c.voidTickets(s)
@@ -311,6 +314,7 @@ func (c *Core) adopted(s *slot, e EvAdopted) {
 	t, lives := e.Ticket, e.Lives
 	owner, claimed, life := s.owner, s.ticket, s.life
 	s.up, s.found, s.known, s.owner, s.ticket, s.life, s.since = true, true, true, c.cfg.Self, t, c.cfg.Incarnation, c.now
+	s.why = "it held the slot before its daemon restarted"
 	s.set, s.version, s.leaving, s.placed = slices.Clone(e.Set), 1, map[Node]uint64{}, true
 	for _, n := range c.holders(s) {
 		if p := c.peers[n]; p != nil && p.incarnation == 0 {

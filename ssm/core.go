@@ -54,6 +54,7 @@ type slot struct {
 	ticket sa.Ticket // of that claim
 	life   uint64    // the owner's incarnation that made it, 0 unknown
 	since  time.Time // of that claim
+	why    string    // the owner's reason for it, "" where it was not heard
 	// outbid is the highest ticket that may have been claimed unheard or by a life
 	// that has ended since: an owner below or at it must rise above it.
 	outbid sa.Ticket
@@ -82,6 +83,7 @@ type slot struct {
 	activateBy   time.Time // taken over in a move: activate then at the latest
 	releaseAt    time.Time // of the hold
 	takingMove   uint64
+	takingWhy    string // the old owner's reason for the move
 	takingHold   time.Duration
 	takingUntil  time.Time
 	rebuildAfter bool      // EvPassivated leads to a twin
@@ -276,6 +278,9 @@ func (c *Core) onMessage(from Node, m Message) {
 	case KindClaim:
 		if c.believes(from, s, m.Owner, m.Ticket) {
 			c.onClaim(s, m.Owner, m.Ticket, m.Incarnation)
+			if s.owner == m.Owner && s.ticket == m.Ticket && s.owner != c.cfg.Self {
+				s.why = clip(m.Reason)
+			}
 		}
 	case KindRequest:
 		c.onRequest(s, from, m)

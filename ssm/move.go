@@ -129,7 +129,7 @@ func (c *Core) tickMove(s *slot) {
 			c.abort(s, string(m.to)+" went silent")
 			return
 		}
-		c.send(m.to, Message{Kind: KindTake, Slot: s.cfg.Slot, Move: m.id, Hold: m.hold, Owner: c.cfg.Self, Ticket: s.ticket})
+		c.send(m.to, Message{Kind: KindTake, Slot: s.cfg.Slot, Move: m.id, Hold: m.hold, Owner: c.cfg.Self, Ticket: s.ticket, Reason: clip(m.reason)})
 	case phaseFlip:
 		switch {
 		case late:
@@ -275,7 +275,7 @@ func (c *Core) onTake(s *slot, from Node, m Message) {
 			return
 		}
 		s.role = RoleTaking
-		s.takingMove, s.takingHold = m.Move, m.Hold
+		s.takingMove, s.takingHold, s.takingWhy = m.Move, m.Hold, clip(m.Reason)
 		s.takingUntil = c.now.Add(patience[phaseTake] + patience[phaseFlip])
 		s.fence = fenceState{open: true, deadline: true}
 		c.emit(ActFence{Slot: s.cfg.Slot, Open: true, Until: patience[phaseTake] + patience[phaseFlip]})
@@ -309,7 +309,11 @@ func (c *Core) onFlipped(s *slot, from Node, m Message) {
 		s.releaseAt = c.now.Add(s.takingHold)
 		c.emit(ActWake{s.takingHold})
 	}
-	c.claim(s, "planned move from "+string(from), 0, true)
+	why := "planned move from " + string(from)
+	if s.takingWhy != "" { // "" of an older release
+		why += ": " + s.takingWhy
+	}
+	c.claim(s, why, 0, true)
 }
 
 // moveClaimed runs at the old owner when the target's claim arrives.

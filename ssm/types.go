@@ -3,6 +3,7 @@ package ssm
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/shadowcast/shadowcast/sa"
@@ -114,17 +115,28 @@ type Kind string
 // core repeats what matters until it sees the effect in a probe.
 const (
 	KindProbe   Kind = "probe"   // Report; every ProbeInterval to every appliance
-	KindClaim   Kind = "claim"   // Slot, Ticket, Owner, Incarnation: "Owner, in this life, holds Slot by Ticket"
+	KindClaim   Kind = "claim"   // Slot, Ticket, Owner, Incarnation, Reason: "Owner, in this life, holds Slot by Ticket"
 	KindRequest Kind = "request" // Slot: a ticket for the sender, please
 	KindGrant   Kind = "grant"   // Slot, Ticket, Incarnation: yours
 	KindYield   Kind = "yield"   // Slot, Ticket: take the slot now, my charon is dead
 	KindRearm   Kind = "rearm"   // Slot, Ticket: get a ticket above this one
-	KindTake    Kind = "take"    // Slot, Move, Hold: open, steer to yourself, hold
+	KindTake    Kind = "take"    // Slot, Move, Hold, Reason: open, steer to yourself, hold
 	KindTaken   Kind = "taken"   // Slot, Move: done
 	KindFlipped Kind = "flipped" // Slot, Move: my uplink now leads to you; claim
 	KindDrained Kind = "drained" // Slot, Move: my fence is closed; activate
 	KindAbort   Kind = "abort"   // Slot, Move, Reason: forget the move
 )
+
+// maxReason bounds the reasons that messages carry, in octets.
+const maxReason = 300
+
+// clip cuts a reason down to what a message carries.
+func clip(s string) string {
+	if len(s) <= maxReason {
+		return s
+	}
+	return strings.ToValidUTF8(s[:maxReason], "") + "..."
+}
 
 // Message is what one core tells another. Unknown JSON keys are ignored so
 // that appliances of adjacent versions interoperate.

@@ -50,6 +50,7 @@ type SlotView struct {
 	Owner     Node
 	Ticket    sa.Ticket
 	Since     time.Time
+	Why       string // the owner's reason for its claim, "" where this appliance has not heard it
 	Role      Role
 	Up        bool
 	Armed     sa.Ticket
@@ -95,7 +96,7 @@ func (c *Core) View() View {
 	}
 	for _, s := range c.list {
 		n := s.cfg.Slot
-		sv := SlotView{Slot: n, Home: s.cfg.Home, Owner: s.owner, Ticket: s.ticket, Since: s.since, Role: s.role, Up: s.up,
+		sv := SlotView{Slot: n, Home: s.cfg.Home, Owner: s.owner, Ticket: s.ticket, Since: s.since, Why: s.why, Role: s.role, Up: s.up,
 			Armed: s.armed, Ready: s.ready, Reason: s.reason, Dynamic: s.cfg.Dynamic, Version: s.version, Wanted: s.wanted}
 		if s.steered != nil {
 			sv.Steer = *s.steered

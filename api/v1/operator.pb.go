@@ -523,7 +523,9 @@ type HandoverRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Slot  uint32                 `protobuf:"varint,1,opt,name=slot,proto3" json:"slot,omitempty"`
 	// Appliance that shall own the slot.
-	To            string `protobuf:"bytes,2,opt,name=to,proto3" json:"to,omitempty"`
+	To string `protobuf:"bytes,2,opt,name=to,proto3" json:"to,omitempty"`
+	// Why, for the events and the slot's owned_reason; at most 256 octets.
+	Reason        string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -568,6 +570,13 @@ func (x *HandoverRequest) GetSlot() uint32 {
 func (x *HandoverRequest) GetTo() string {
 	if x != nil {
 		return x.To
+	}
+	return ""
+}
+
+func (x *HandoverRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
 	}
 	return ""
 }
@@ -1024,10 +1033,11 @@ const file_api_v1_operator_proto_rawDesc = "" +
 	"revealKeys\"b\n" +
 	"\x12GetSessionResponse\x120\n" +
 	"\asession\x18\x01 \x01(\v2\x16.shadowcast.v1.SessionR\asession\x12\x1a\n" +
-	"\bdocument\x18\x02 \x01(\fR\bdocument\"5\n" +
+	"\bdocument\x18\x02 \x01(\fR\bdocument\"M\n" +
 	"\x0fHandoverRequest\x12\x12\n" +
 	"\x04slot\x18\x01 \x01(\rR\x04slot\x12\x0e\n" +
-	"\x02to\x18\x02 \x01(\tR\x02to\"\x96\x01\n" +
+	"\x02to\x18\x02 \x01(\tR\x02to\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\"\x96\x01\n" +
 	"\x10HandoverResponse\x12=\n" +
 	"\bprogress\x18\x01 \x01(\v2\x1f.shadowcast.v1.HandoverProgressH\x00R\bprogress\x12:\n" +
 	"\aaccount\x18\x02 \x01(\v2\x1e.shadowcast.v1.HandoverAccountH\x00R\aaccountB\a\n" +

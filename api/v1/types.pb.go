@@ -761,7 +761,10 @@ type Slot struct {
 	Reason string `protobuf:"bytes,16,opt,name=reason,proto3" json:"reason,omitempty"`
 	// Networks behind its clients (site-to-site) that are routed and announced as the
 	// pools are.
-	Networks      []string `protobuf:"bytes,17,rep,name=networks,proto3" json:"networks,omitempty"`
+	Networks []string `protobuf:"bytes,17,rep,name=networks,proto3" json:"networks,omitempty"`
+	// Why the owner claimed, in its own words: the reason of the last handover. Empty
+	// where this appliance has not heard it.
+	OwnedReason   string `protobuf:"bytes,18,opt,name=owned_reason,json=ownedReason,proto3" json:"owned_reason,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -913,6 +916,13 @@ func (x *Slot) GetNetworks() []string {
 		return x.Networks
 	}
 	return nil
+}
+
+func (x *Slot) GetOwnedReason() string {
+	if x != nil {
+		return x.OwnedReason
+	}
+	return ""
 }
 
 // Shadow is one member of a slot's shadow set as the owner sees it; on a shadow
@@ -2246,7 +2256,7 @@ const file_api_v1_types_proto_rawDesc = "" +
 	"\fslots_active\x18\n" +
 	" \x01(\rR\vslotsActive\x12%\n" +
 	"\x0eslots_shadowed\x18\v \x01(\rR\rslotsShadowed\x12\x1a\n" +
-	"\bsessions\x18\f \x01(\x04R\bsessions\"\xbc\x05\n" +
+	"\bsessions\x18\f \x01(\x04R\bsessions\"\xdf\x05\n" +
 	"\x04Slot\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\rR\x06number\x12\x12\n" +
 	"\x04home\x18\x02 \x01(\tR\x04home\x12\x14\n" +
@@ -2266,7 +2276,8 @@ const file_api_v1_types_proto_rawDesc = "" +
 	"\vowned_since\x18\x0f \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"ownedSince\x12\x16\n" +
 	"\x06reason\x18\x10 \x01(\tR\x06reason\x12\x1a\n" +
-	"\bnetworks\x18\x11 \x03(\tR\bnetworks\x1a;\n" +
+	"\bnetworks\x18\x11 \x03(\tR\bnetworks\x12!\n" +
+	"\fowned_reason\x18\x12 \x01(\tR\vownedReason\x1a;\n" +
 	"\rCountersEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"\xe5\x02\n" +

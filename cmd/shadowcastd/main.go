@@ -3,6 +3,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -24,10 +25,27 @@ import (
 var version = "devel"
 
 func main() {
-	if err := newRoot().Execute(); err != nil {
+	cmd, err := newRoot().ExecuteC()
+	var usage *usageError
+	switch {
+	case errors.As(err, &usage):
+		fmt.Fprintf(os.Stderr, "shadowcastd: %v\nTry '%s --help'.\n", err, cmd.CommandPath())
+		os.Exit(2)
+	case err != nil:
 		fmt.Fprintln(os.Stderr, "shadowcastd:", err)
 		os.Exit(1)
 	}
+}
+
+// usageError is a command line that makes no sense.
+type usageError struct{ error }
+
+// noArgs refuses arguments as a mistake of the command line.
+func noArgs(cmd *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return &usageError{fmt.Errorf("%q: want no argument: %s", args[0], cmd.UseLine())}
+	}
+	return nil
 }
 
 func newRoot() *cobra.Command {
@@ -45,12 +63,13 @@ charons and kernel SAs go on until the fences' deadlines, and the next
 shadowcastd adopts them. Under systemd it tells when it is ready and, with
 WatchdogSec, that its core still answers.`,
 		Version:       version,
-		Args:          cobra.NoArgs,
+		Args:          noArgs,
 		SilenceErrors: true, SilenceUsage: true,
 		RunE: func(cmd *cobra.Command, _ []string) error { return run(cmd.Context(), file) },
 	}
 	root.SetVersionTemplate("shadowcastd {{.Version}}\n")
 	root.PersistentFlags().StringVar(&file, "config", "/etc/shadowcast/shadowcast.yaml", "configuration `file`")
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
 	root.CompletionOptions.DisableDefaultCmd = true
 	root.AddCommand(fenceCommand(&file), netnsCommand(&file), manCommand(root))
 	return root

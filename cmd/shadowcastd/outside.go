@@ -26,7 +26,7 @@ A slot with a ready shadow serves until the deadline that its daemon set last (t
 dead-man), then its fence is closed for good: the shadow has taken over. A slot
 without one stays open, because its sessions are nowhere else, unless --all is given:
 that ends all service of this appliance at once. The unit runs it after every stop.`,
-		Args: cobra.NoArgs,
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, err := config.Load(*file)
 			if err != nil {
@@ -54,7 +54,7 @@ appliance, each behind a closed fence, and leaves those that exist alone.
 A daemon in a mount namespace of its own (ProtectSystem and the like) cannot make them
 where 'ip netns' and the next daemon see them; shadowcast-netns.service does it first.
 Without such a sandbox the daemon makes them by itself.`,
-		Args: cobra.NoArgs,
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, err := config.Load(*file)
 			if err != nil {

@@ -121,7 +121,7 @@ func (a *app) checkConfig(file string, files bool) error {
 		}
 	} else {
 		for _, p := range problems {
-			fmt.Fprintln(a.talk, fileLine(file, p))
+			fmt.Fprintln(a.talk, p.In(file))
 		}
 	}
 	if err != nil {
@@ -136,16 +136,6 @@ func (a *app) checkConfig(file string, files bool) error {
 	_, err = fmt.Fprintf(a.out, "%s: correct: appliance %s of %d, %s, fleet %.16s\n",
 		file, c.Node, len(c.Fleet.Appliances), plural(len(c.Fleet.Slots), "slot"), c.Fleet.Digest())
 	return err
-}
-
-// fileLine renders a problem the way compilers do, so that editors jump to it.
-func fileLine(file string, p config.Problem) string {
-	at := file
-	if p.Line > 0 {
-		at = fmt.Sprintf("%s:%d", file, p.Line)
-	}
-	p.Line = 0
-	return at + ": " + p.String()
 }
 
 func plural(n int, noun string) string {

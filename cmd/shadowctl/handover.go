@@ -17,6 +17,7 @@ import (
 
 func handoverCommand(a *app) *cobra.Command {
 	var to string
+	var reason string
 	var yes bool
 	cmd := &cobra.Command{
 		Use:   "handover SLOT --to APPLIANCE",
@@ -30,6 +31,7 @@ target is ready. Progress goes to stderr, the final account to stdout (with
 It asks before it moves anything; --yes answers for scripts. Interrupting
 shadowctl does not stop a handover that has begun.`,
 		Example: `  shadowctl handover 1 --to fra
+  shadowctl handover 1 --to fra --yes --reason "new line card"
   shadowctl handover 1 --to fra --yes -o json`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -45,10 +47,11 @@ shadowctl does not stop a handover that has begun.`,
 					return err
 				}
 			}
-			return a.handover(cmd.Context(), n, to)
+			return a.handover(cmd.Context(), &v1.HandoverRequest{Slot: n, To: to, Reason: reason})
 		},
 	}
 	cmd.Flags().StringVar(&to, "to", "", "`appliance` that shall own the slot")
+	cmd.Flags().StringVar(&reason, "reason", "", "why, for the event log and 'slot show'")
 	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask")
 	return cmd
 }
@@ -76,13 +79,13 @@ func (a *app) confirmHandover(ctx context.Context, n uint32, to string) error {
 	return a.confirm(ctx, fmt.Sprintf("Move slot %d with %d sessions from %s to %s? %s.", n, s.Sessions, s.Owner, to, clean(risk)), "not moved")
 }
 
-func (a *app) handover(ctx context.Context, n uint32, to string) error {
+func (a *app) handover(ctx context.Context, req *v1.HandoverRequest) error {
 	client, conn, err := a.dial()
 	if err != nil {
 		return err
 	}
 	defer conn.Close()
-	stream, err := client.Handover(ctx, &v1.HandoverRequest{Slot: n, To: to})
+	stream, err := client.Handover(ctx, req)
 	if err != nil {
 		return a.explain(err)
 	}
@@ -98,7 +101,7 @@ func (a *app) handover(ctx context.Context, n uint32, to string) error {
 			}
 			return a.printAccount(account)
 		case status.Code(err) == codes.Canceled && ctx.Err() != nil:
-			return fmt.Errorf("interrupted; the handover goes on: shadowctl slot show %d", n)
+			return fmt.Errorf("interrupted; the handover goes on: shadowctl slot show %d", req.Slot)
 		case err != nil:
 			return a.explain(err)
 		}

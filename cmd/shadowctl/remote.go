@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"net"
+	"os"
 	"path/filepath"
 
 	"github.com/spf13/cobra"
@@ -42,6 +43,9 @@ func (r *remote) check() error {
 	}
 	if r.files.Cert == "" {
 		return usagef("--server needs --cert: a certificate of the fleet says who you are (shadowctl pki issue NAME --role viewer)")
+	}
+	if _, err := os.Stat(r.files.Cert); err != nil {
+		return fmt.Errorf("--cert: %w", err)
 	}
 	if r.appliance == "" {
 		r.appliance = host

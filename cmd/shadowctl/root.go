@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -13,7 +14,10 @@ import (
 	"github.com/shadowcast/shadowcast/config"
 )
 
-const defaultSocket = "/run/shadowcast/shadowcast.sock"
+const (
+	defaultSocket = "/run/shadowcast/shadowcast.sock"
+	socketEnv     = "SHADOWCTL_SOCKET"
+)
 
 // app is what every command needs.
 type app struct {
@@ -68,7 +72,8 @@ Exit code: 0 done, 1 failed, 2 the command line makes no sense.`,
 		},
 	}
 	root.PersistentFlags().StringVarP(&a.format, "output", "o", "table", "output `format`: table or json")
-	root.PersistentFlags().StringVar(&a.socket, "socket", defaultSocket, "`path` of the daemon's socket (run_dir/shadowcast.sock)")
+	socket := cmp.Or(os.Getenv(socketEnv), defaultSocket)
+	root.PersistentFlags().StringVar(&a.socket, "socket", socket, "`path` of the daemon's socket (run_dir/shadowcast.sock); $"+socketEnv+" changes the default")
 	a.remote.flags(root)
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
 	root.AddCommand(
@@ -89,8 +94,8 @@ func strictArgs(cmd *cobra.Command) {
 		cmd.Args, cmd.RunE = group(cmd)
 	} else if check := cmd.Args; check != nil {
 		cmd.Args = func(cmd *cobra.Command, args []string) error {
-			if err := check(cmd, args); err != nil {
-				return &usageError{err}
+			if check(cmd, args) != nil {
+				return usagef("%s given, want: %s", plural(len(args), "argument"), cmd.UseLine())
 			}
 			return nil
 		}
@@ -102,7 +107,6 @@ func strictArgs(cmd *cobra.Command) {
 
 // group is the behaviour of a command that only holds others.
 func group(cmd *cobra.Command) (cobra.PositionalArgs, func(*cobra.Command, []string) error) {
-	cmd.SuggestionsMinimumDistance = 2
 	return cobra.ArbitraryArgs, func(_ *cobra.Command, args []string) error {
 		if len(args) == 0 {
 			var names []string
@@ -113,6 +117,8 @@ func group(cmd *cobra.Command) (cobra.PositionalArgs, func(*cobra.Command, []str
 			}
 			return usagef("which command? want one of %s", strings.Join(names, ", "))
 		}
+		// Two slips in a short word make another word.
+		cmd.SuggestionsMinimumDistance = min(2, len(args[0])/3)
 		if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
 			return usagef("no command %q; did you mean %s?", args[0], near[0])
 		}

@@ -108,7 +108,7 @@ func printSlot(w io.Writer, s *v1.Slot) error {
 	}
 	charon := word("CHARON_STATE", s.GetCharon().GetState())
 	if c := s.GetCharon(); c.GetPid() != 0 {
-		charon += fmt.Sprintf(", pid %d, up %s, %d restarts", c.Pid, span(c.Uptime), c.Restarts)
+		charon += fmt.Sprintf(", pid %d, up %s, %s", c.Pid, span(c.Uptime), plural(int(c.Restarts), "restart"))
 	}
 	steer := s.GetSteering()
 	steering := ""
@@ -122,6 +122,7 @@ func printSlot(w io.Writer, s *v1.Slot) error {
 		"slot", fmt.Sprint(s.Number),
 		"home", s.Home,
 		"owner", owner,
+		"because", s.OwnedReason,
 		"here", strings.TrimSpace(word("ROLE", s.Role)+", "+word("SLOT_STATE", s.State)),
 		"ticket", number(s.Ticket),
 		"reason", s.Reason,
@@ -148,6 +149,11 @@ func printSlot(w io.Writer, s *v1.Slot) error {
 				digests = "differ"
 			}
 			reason := sh.Reason
+			if s.Role != v1.Role_ROLE_OWNER {
+				// Only the owner knows what its shadows have.
+				t.add(sh.Name, yesNo(sh.Ready), number(sh.Ticket), "-", "-", "-", "-", reason)
+				continue
+			}
 			if !sh.Connected && reason == "" {
 				reason = "not connected"
 			}

@@ -2,12 +2,9 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
@@ -34,15 +31,7 @@ func demoCommand() *cobra.Command {
 				return demoInGuest(ctx, missing, memory)
 			}
 			d.Console = cmd.OutOrStdout()
-			d.Began = time.Now()
-			d.Live = terminal(os.Stdout)
-			if uml.InGuest() {
-				// The guest's console is always a terminal; what counts is the host's.
-				d.Live = os.Getenv(envLive) == "1"
-				if ns, err := strconv.ParseInt(os.Getenv(envBegan), 10, 64); err == nil {
-					d.Began = time.Unix(0, ns)
-				}
-			}
+			d.Began, d.Live = began(), live()
 			report, err := d.Run(ctx)
 			if err == nil && !report.Met {
 				err = errFailed
@@ -58,13 +47,9 @@ func demoCommand() *cobra.Command {
 
 // demoInGuest runs this very command inside user-mode Linux.
 func demoInGuest(ctx context.Context, missing uml.Need, memory string) error {
-	if !uml.Available() {
-		return fmt.Errorf("play demo: this kernel (or this user) lacks %s, and user-mode Linux is not installed: run `make deps`", missing)
-	}
-	fmt.Printf("this kernel (or this user) lacks %s: booting user-mode Linux\n", missing)
-	env := append(slowEnv(), envBegan+"="+strconv.FormatInt(time.Now().UnixNano(), 10))
-	if terminal(os.Stdout) {
-		env = append(env, envLive+"=1")
+	env, err := guestStory(missing)
+	if err != nil {
+		return err
 	}
 	return exitOf(uml.Run(ctx, uml.Options{Memory: memory, Timeout: lab.DemoTimeout, Env: env}))
 }

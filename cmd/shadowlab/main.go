@@ -86,7 +86,7 @@ func command() *cobra.Command {
 	run.Flags().DurationVar(&slowest, "slowest", 0, "skip scenarios that need a guest where one stop of a traced process and one page fault take longer (0: never)")
 	run.Flags().DurationVar(&within, "within", 0, "skip scenarios not begun when this time is over (0: never)")
 	run.Flags().StringVar(&memory, "memory", uml.DefaultMemory, "memory of the user-mode Linux guest; scenarios may ask for more")
-	root.AddCommand(list, run, demoCommand(), benchCommand())
+	root.AddCommand(list, run, demoCommand(), upCommand(), benchCommand())
 	return root
 }
 

@@ -74,7 +74,7 @@ func (f *Fake) Slots(context.Context) ([]*v1.Slot, error) {
 	return out, f.Err
 }
 
-func (f *Fake) Handover(ctx context.Context, slot sa.Slot, to string, progress func(*v1.HandoverProgress)) (*v1.HandoverAccount, error) {
+func (f *Fake) Handover(ctx context.Context, slot sa.Slot, to, reason string, progress func(*v1.HandoverProgress)) (*v1.HandoverAccount, error) {
 	f.mu.Lock()
 	i := slices.IndexFunc(f.slots, func(s *v1.Slot) bool { return s.Number == uint32(slot) })
 	f.mu.Unlock()
@@ -107,7 +107,7 @@ func (f *Fake) Handover(ctx context.Context, slot sa.Slot, to string, progress f
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	s.Owner, s.OwnerTicket = to, account.Ticket
+	s.Owner, s.OwnerTicket, s.OwnedReason = to, account.Ticket, "planned move from "+s.Owner+": "+reason
 	return account, nil
 }
 

@@ -7,6 +7,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/prometheus/procfs"
 	"golang.org/x/sys/unix"
 )
 
@@ -72,6 +73,23 @@ func reap(fd int) {
 
 // PID returns the process id, for Link.SetPeer and logs.
 func (i *Instance) PID() int { return i.pid }
+
+// Started returns when the process began; now, where it has ended.
+func (i *Instance) Started() time.Time {
+	p, err := procfs.NewProc(i.pid)
+	if err != nil {
+		return time.Now()
+	}
+	st, err := p.Stat()
+	if err != nil {
+		return time.Now()
+	}
+	at, err := st.StartTime()
+	if err != nil {
+		return time.Now()
+	}
+	return time.Unix(0, int64(at*float64(time.Second)))
+}
 
 // Vici returns the path of the instance's vici socket.
 func (i *Instance) Vici() string { return ViciSocket(i.spec.Dir) }

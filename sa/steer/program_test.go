@@ -95,6 +95,7 @@ func branches() []branch {
 			uplink(n+"IKE label 65535", to(17, natt(marked(ike(0xffff<<48, 0, 0)))), no(ReasonLabel)),
 			uplink(n+"IKEv1", to(17, udp(500, 500, patch(ike(1, 0, 0), 17, 0x10))), no(ReasonIKEVersion)),
 			uplink(n+"IKE short", to(17, udp(500, 500, ike(1, label(2), 8)[:27])), no(ReasonShort)),
+			uplink(n+"IKE header alone", to(17, udp(500, 500, ike(1, label(2), 8)[:28])), toUplink(2)),
 			uplink(n+"IKE 4500 short", to(17, natt(marked(ike(1, label(2), 8)[:10]))), no(ReasonShort)),
 			uplink(n+"UDP other port", to(17, udp(4500, 53, esp(2, 64))), no(ReasonProtocol)),
 			uplink(n+"TCP", to(6, make([]byte, 20)), no(ReasonProtocol)),

@@ -180,7 +180,7 @@ func (b backend) Slots(ctx context.Context) ([]*v1.Slot, error) {
 
 func (a *Appliance) slotProto(s ssm.SlotView) *v1.Slot {
 	x := &v1.Slot{Number: uint32(s.Slot), Home: string(s.Home), Owner: string(s.Owner), OwnerTicket: uint64(s.Ticket), Role: v1.Role_ROLE_NONE,
-		State: v1.SlotState_SLOT_STATE_ABSENT, Ticket: uint64(s.Armed), Fence: &v1.Fence{State: v1.FenceState_FENCE_STATE_CLOSED}, Reason: s.Reason}
+		State: v1.SlotState_SLOT_STATE_ABSENT, Ticket: uint64(s.Armed), OwnedReason: s.Why, Fence: &v1.Fence{State: v1.FenceState_FENCE_STATE_CLOSED}, Reason: s.Reason}
 	if !s.Since.IsZero() {
 		x.OwnedSince = timestamppb.New(s.Since)
 	}
@@ -224,6 +224,8 @@ func (a *Appliance) slotProto(s ssm.SlotView) *v1.Slot {
 	x.Charon = &v1.Charon{Pid: int32(r.pid.Load()), State: v1.CharonState_CHARON_STATE_RUNNING}
 	if x.Charon.Pid == 0 {
 		x.Charon.State = v1.CharonState_CHARON_STATE_DEAD
+	} else {
+		x.Charon.Uptime, x.Charon.Restarts = durationpb.New(time.Since(time.Unix(0, r.started.Load()))), max(r.lives.Load(), 1)-1
 	}
 	x.Counters = a.slotCounters(s.Slot, r)
 	status := map[string]replica.ShadowStatus{}
@@ -286,7 +288,7 @@ func steerProto(t ssm.Target) v1.SteerAction {
 
 // Handover moves a slot; the request may come to the owner only, because only
 // the owner knows when it is done.
-func (b backend) Handover(ctx context.Context, n sa.Slot, to string, progress func(*v1.HandoverProgress)) (*v1.HandoverAccount, error) {
+func (b backend) Handover(ctx context.Context, n sa.Slot, to, reason string, progress func(*v1.HandoverProgress)) (*v1.HandoverAccount, error) {
 	a := b.a
 	r := a.places.at(n)
 	if r == nil {
@@ -305,7 +307,7 @@ func (b backend) Handover(ctx context.Context, n sa.Slot, to string, progress fu
 	id, reports := a.moves.follow()
 	defer a.moves.forget(id)
 	began := time.Now()
-	a.post(ssm.EvMove{Slot: n, To: ssm.Node(to), ID: id, Reason: "the operator asked for it"})
+	a.post(ssm.EvMove{Slot: n, To: ssm.Node(to), ID: id, Reason: reason})
 	acc := &v1.HandoverAccount{Slot: uint32(n), From: a.cfg.Node, To: to, SessionsMoved: sessions}
 	phase, since := v1.HandoverPhase_HANDOVER_PHASE_UNSPECIFIED, began
 	enter := func(p v1.HandoverPhase) {

@@ -103,6 +103,8 @@ type slotRuntime struct {
 	// Read by the core loop and the operator API.
 	sessions atomic.Int64
 	pid      atomic.Int64
+	started  atomic.Int64  // when that process was, Unix nanoseconds
+	lives    atomic.Uint32 // of charon, that this daemon has seen
 	// published and linked are pub and link for readers outside.
 	published atomic.Pointer[replica.Publisher]
 	linked    atomic.Pointer[charon.Link]
@@ -297,6 +299,8 @@ func (r *slotRuntime) attach(inst *charon.Instance) {
 		r.unique.askAgain()
 	}
 	r.link.SetPeer(inst.PID())
+	r.started.Store(inst.Started().UnixNano())
+	r.lives.Add(1)
 	r.pid.Store(int64(inst.PID()))
 	vici := charon.NewVici(charon.ViciSocket(r.dir))
 	r.vici = vici

@@ -212,7 +212,7 @@ func (c *Client) loadConnection() error {
 		return err
 	}
 	s := c.Spec
-	child := msg("remote_ts", []string{InsideNet.String()}, "esp_proposals", []string{s.esp()}, "mode", "tunnel",
+	child := msg("remote_ts", []string{InsideNet.String()}, "esp_proposals", []string{s.clientESP()}, "mode", "tunnel",
 		"rekey_time", orZero(s.ChildRekey), "life_time", hardLimit(s.ChildRekey), "rand_time", spreadOf(s.ChildRekey),
 		"dpd_action", lossAction(s), "close_action", "none")
 	if s.Window > 0 {

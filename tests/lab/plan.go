@@ -115,6 +115,10 @@ type ConnSpec struct {
 	ESP   string // one of ESPGCM, ESPCBC, or any strongSwan proposal; ESPGCM if empty
 	Encap bool   // force UDP encapsulation
 	DPD   string // dpd_delay, "0s" if empty
+	// RekeyDH is a Diffie-Hellman group without which the client rekeys no child, while
+	// gateways offer none: the first child is made without (RFC 7296 section 1.2), and
+	// every rekey ends with NO_PROPOSAL_CHOSEN.
+	RekeyDH string
 	// Window is the client's replay window; strongSwan's default of 32 if 0.
 	Window int
 	// Mobike lets the client announce a changed address (RFC 4555).
@@ -142,6 +146,14 @@ const (
 	ESPGCM = "aes128gcm16-esn"
 	ESPCBC = "aes256-sha256-noesn"
 )
+
+// clientESP are the client's own proposals.
+func (c ConnSpec) clientESP() string {
+	if c.RekeyDH == "" {
+		return c.esp()
+	}
+	return c.esp() + "-" + c.RekeyDH
+}
 
 // String names the variant, "psk/encap/aes128gcm16-esn".
 func (c ConnSpec) String() string {

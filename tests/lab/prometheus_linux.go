@@ -87,7 +87,7 @@ func (l *Lab) startPrometheus(ctx context.Context) (*prometheus, error) {
 }
 
 // putThrough answers at addr inside n with what the appliance's own endpoint says, and
-// with an error while it says nothing.
+// with an error while it says nothing. As Prometheus does, it keeps its connection.
 func (l *Lab) putThrough(n *Netns, addr string, a *Appliance) error {
 	var ln net.Listener
 	err := inNamespace(n.Name, func() (err error) {
@@ -97,8 +97,9 @@ func (l *Lab) putThrough(n *Netns, addr string, a *Appliance) error {
 	if err != nil {
 		return fmt.Errorf("put scrapes of %s through: %w", a.Name, err)
 	}
+	c := a.ns.httpClient(true)
 	s := &http.Server{ReadHeaderTimeout: 5 * time.Second, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		b, err := a.Fetch(r.Context(), "/metrics")
+		b, err := a.fetchBy(r.Context(), c, "/metrics")
 		if err != nil {
 			http.Error(w, err.Error(), http.StatusBadGateway)
 			return
@@ -107,7 +108,10 @@ func (l *Lab) putThrough(n *Netns, addr string, a *Appliance) error {
 		_, _ = w.Write(b) // the scraper may have gone
 	})}
 	l.wg.Go(func() { _ = s.Serve(ln) }) // ends by Close
-	l.onClose(s.Close)
+	l.onClose(func() error {
+		c.CloseIdleConnections()
+		return s.Close()
+	})
 	return nil
 }
 

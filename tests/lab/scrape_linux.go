@@ -22,16 +22,22 @@ var metricsAddr = netip.MustParseAddrPort("127.0.0.1:9501")
 
 // Fetch gets a page of the appliance's HTTP endpoint.
 func (a *Appliance) Fetch(ctx context.Context, path string) ([]byte, error) {
-	b, err := a.ns.fetch(ctx, fmt.Sprintf("http://%s%s", metricsAddr, path))
+	return a.fetchBy(ctx, a.ns.httpClient(false), path)
+}
+
+// fetchBy does so by a client of the appliance's namespace.
+func (a *Appliance) fetchBy(ctx context.Context, c *http.Client, path string) ([]byte, error) {
+	b, err := get(ctx, c, fmt.Sprintf("http://%s%s", metricsAddr, path))
 	if err != nil {
 		return nil, fmt.Errorf("fetch %s of %s: %w", path, a.Name, err)
 	}
 	return b, nil
 }
 
-// fetch gets a page from inside the namespace.
-func (n *Netns) fetch(ctx context.Context, url string) ([]byte, error) {
-	c := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: true,
+// httpClient connects from inside the namespace, and keeps its connections or makes a
+// new one each time.
+func (n *Netns) httpClient(keep bool) *http.Client {
+	return &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: !keep,
 		DialContext: func(_ context.Context, network, addr string) (conn net.Conn, err error) {
 			err = inNamespace(n.Name, func() (err error) {
 				conn, err = net.Dial(network, addr)
@@ -39,6 +45,14 @@ func (n *Netns) fetch(ctx context.Context, url string) ([]byte, error) {
 			})
 			return conn, err
 		}}}
+}
+
+// fetch gets a page from inside the namespace.
+func (n *Netns) fetch(ctx context.Context, url string) ([]byte, error) {
+	return get(ctx, n.httpClient(false), url)
+}
+
+func get(ctx context.Context, c *http.Client, url string) ([]byte, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return nil, err

@@ -58,6 +58,11 @@ func runJob(path string) (result string, code int, err error) {
 	if err := setup(j); err != nil {
 		return j.Result, 0, err
 	}
+	if j.Stdin {
+		if err := silence(int(os.Stdin.Fd())); err != nil {
+			return j.Result, 0, fmt.Errorf("set up the console for input: %w", err)
+		}
+	}
 	fmt.Print(beginMark)
 	code, err = runPayload(j)
 	return j.Result, code, err
@@ -174,7 +179,11 @@ func runPayload(j job) (int, error) {
 	if err != nil {
 		return 0, fmt.Errorf("open %s: %w", os.DevNull, err)
 	}
-	p, err := os.StartProcess(argv0, j.Argv, &os.ProcAttr{Dir: j.Dir, Env: j.Env, Files: []*os.File{null, os.Stdout, os.Stderr}})
+	stdin := null
+	if j.Stdin {
+		stdin = os.Stdin
+	}
+	p, err := os.StartProcess(argv0, j.Argv, &os.ProcAttr{Dir: j.Dir, Env: j.Env, Files: []*os.File{stdin, os.Stdout, os.Stderr}})
 	if err != nil {
 		return 0, fmt.Errorf("start payload: %w", err)
 	}
@@ -191,6 +200,17 @@ func runPayload(j job) (int, error) {
 			return ws.ExitStatus(), nil
 		}
 	}
+}
+
+// silence has the console hand lines on as they come: whoever types has seen them, and
+// no character is a signal.
+func silence(fd int) error {
+	t, err := unix.IoctlGetTermios(fd, unix.TCGETS)
+	if err != nil {
+		return err
+	}
+	t.Lflag &^= unix.ECHO | unix.ISIG
+	return unix.IoctlSetTermios(fd, unix.TCSETS, t)
 }
 
 func cutPath(kv string) (string, bool) {

@@ -34,6 +34,7 @@ type Options struct {
 	Argv    []string      // payload; the running binary with its arguments if empty
 	Env     []string      // added to the environment of this process
 	Dir     string        // working directory of the payload; the current one if empty
+	Stdin   io.Reader     // what the payload reads, lines; none if nil
 	Stdout  io.Writer     // payload's stdout and stderr; os.Stdout if nil
 	Modules []string      // kernel modules beyond the default list
 	Timeout time.Duration // from the start of the boot; none if 0
@@ -47,6 +48,7 @@ type job struct {
 	Modules []string `json:"modules"`
 	Entropy []byte   `json:"entropy"`
 	Result  string   `json:"result"` // file for the exit status
+	Stdin   bool     `json:"stdin"`  // the payload reads the console
 }
 
 // jobEnv is the kernel parameter, which the kernel turns into an environment
@@ -97,7 +99,7 @@ func Run(ctx context.Context, o Options) (exit int, err error) {
 	if out == nil {
 		out = os.Stdout
 	}
-	console := &consoleWriter{w: out}
+	console := &consoleWriter{w: out, begin: make(chan struct{})}
 	mem := o.Memory
 	if mem == "" {
 		mem = DefaultMemory
@@ -105,6 +107,13 @@ func Run(ctx context.Context, o Options) (exit int, err error) {
 	cmd := exec.Command(kernel, "mem="+mem, "root=/dev/root", "rootfstype=hostfs", "rootflags=/", "rw", "init="+self,
 		"con=null", "con0=fd:0,fd:1", "quiet", "panic=-1", "uml_dir="+dir+"/", jobEnv+"="+jobFile)
 	cmd.Stdout, cmd.Stderr = console, console
+	if o.Stdin != nil {
+		stop, err := feed(cmd, o.Stdin, console.begin)
+		if err != nil {
+			return -1, err
+		}
+		defer stop()
+	}
 	cmd.Env = append(os.Environ(), "TMPDIR="+memoryDir(mem), "HOME="+dir)
 	// An own session, so that one signal reaches all its processes.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL}
@@ -126,8 +135,31 @@ func Run(ctx context.Context, o Options) (exit int, err error) {
 	return exit, err
 }
 
+// feed has the guest's console read in, from when the payload begins: what came before
+// would be echoed among the kernel's words.
+func feed(cmd *exec.Cmd, in io.Reader, begin <-chan struct{}) (stop func(), err error) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		return nil, fmt.Errorf("make a pipe for the guest's console: %w", err)
+	}
+	cmd.Stdin = r
+	ended := make(chan struct{})
+	go func() {
+		select {
+		case <-begin:
+			_, _ = io.Copy(w, in) // ends with the guest
+		case <-ended:
+		}
+	}()
+	return func() {
+		close(ended)
+		r.Close()
+		w.Close()
+	}, nil
+}
+
 func newJob(o Options, dir string) (job, error) {
-	j := job{Argv: o.Argv, Dir: o.Dir, Modules: o.Modules, Result: filepath.Join(dir, "exit"), Entropy: make([]byte, 512)}
+	j := job{Argv: o.Argv, Dir: o.Dir, Modules: o.Modules, Result: filepath.Join(dir, "exit"), Stdin: o.Stdin != nil, Entropy: make([]byte, 512)}
 	j.Env = append(append(os.Environ(), o.Env...), guestEnv+"=1", "TMPDIR="+guestTmp)
 	if _, err := rand.Read(j.Entropy); err != nil {
 		return j, fmt.Errorf("read entropy: %w", err)
@@ -261,6 +293,7 @@ func runSelf() (int, error) {
 type consoleWriter struct {
 	w     io.Writer
 	begun bool
+	begin chan struct{} // closed when the payload's output begins; may be nil
 	ended bool
 	buf   []byte // not yet decided
 	noise []byte // the kernel's own words
@@ -289,6 +322,9 @@ func (c *consoleWriter) advance(final bool) {
 		}
 		c.keep(c.buf[:i])
 		c.buf, c.begun = c.buf[i+len(beginMark):], true
+		if c.begin != nil {
+			close(c.begin)
+		}
 	}
 	if !c.ended {
 		i := bytes.Index(c.buf, []byte(endMark))

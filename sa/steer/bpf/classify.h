@@ -24,6 +24,7 @@ struct ike_header { // RFC 7296 section 3.1
 	__u8 next, version, exchange, flags;
 	__be32 message_id, length;
 };
+#define IKE_HEADER 28 // the struct is padded to 32
 
 // seen is what classification found, besides the slot: material for an event.
 struct seen {
@@ -54,7 +55,7 @@ static __always_inline int slot_of_ike(struct __sk_buff *skb, const struct flow 
 	struct ike_header *h = &seen->ike;
 	__u32 label;
 
-	if (load(skb, f, off, h, sizeof(*h)))
+	if (load(skb, f, off, h, IKE_HEADER))
 		return NO(R_SHORT);
 	if (h->version >> 4 != IKE_MAJOR)
 		return NO(R_IKE_VERSION);
