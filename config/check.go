@@ -49,6 +49,10 @@ func (c *collector) config(r *rawConfig) *Config {
 		cfg.GeoIPFile = c.file("geoip_file", r.GeoIPFile)
 	}
 	cfg.BGP = c.bgp(&r.BGP, &cfg.Fleet)
+	for i, p := range cfg.BGP.Peers {
+		c.outside(&cfg.Fleet, at("bgp.peers", i)+".address", p.Address)
+		c.outside(&cfg.Fleet, at("bgp.peers", i)+".local_address", p.LocalAddress)
+	}
 	cfg.DNS = c.dns(&r.DNS, &cfg.Fleet)
 	cfg.Redirect = c.redirect(&r.Redirect, &cfg.Fleet)
 	cfg.Health = c.health(&r.Health)

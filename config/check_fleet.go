@@ -292,6 +292,15 @@ func (c *collector) disjoint(f *Fleet) {
 	}
 }
 
+// outside refuses an address that leads to clients.
+func (c *collector) outside(f *Fleet, path string, a netip.Addr) {
+	for _, p := range f.innerPlaces() {
+		if p.prefix.Contains(a) {
+			c.addf(path, "%s lies in %s %s; want an address outside all pools and networks", a, p.path, p.prefix)
+		}
+	}
+}
+
 // addresses refuses an address with two meanings.
 func (c *collector) addresses(f *Fleet) {
 	owner := map[netip.Addr]string{}
@@ -304,11 +313,7 @@ func (c *collector) addresses(f *Fleet) {
 			return
 		}
 		owner[a] = path
-		for _, p := range f.innerPlaces() {
-			if p.prefix.Contains(a) {
-				c.addf(path, "%s lies in %s %s; want an address outside all pools and networks", a, p.path, p.prefix)
-			}
-		}
+		c.outside(f, path, a)
 	}
 	for i, a := range f.Appliances {
 		claim(at("fleet.appliances", i)+".address", a.Address)

@@ -190,6 +190,9 @@ type wrong struct{ name, old, new string }
 var wrongs = []wrong{
 	{"empty file", "", ""},
 	{"not YAML", "", "node: [a\nb: c"},
+	{"not YAML, indentation", "node: ams\n", "node: ams\n  run_dir: /run/x\n"},
+	{"not text", "", "node: ams\x00\n"},
+	{"a second document", "node: ams\n", "node: ams\n---\n"},
 	{"not a mapping", "", "- node"},
 	{"duplicate key", "node: ams\n", "node: ams\nnode: fra\n"},
 	{"unknown key at the top", "node: ams\n", "node: ams\nbogus: 1\n"},

@@ -79,8 +79,12 @@ func (d drains) Drain(req *v1.DrainRequest, stream grpc.ServerStreamingServer[v1
 		attrs["maintenance"] = "true"
 	}
 	d.audit(stream.Context(), "drain", 0, nil, attrs)
+	why := who(stream.Context()) + " asked for it"
+	if req.Reason != "" {
+		why = req.Reason + " (" + who(stream.Context()) + ")"
+	}
 	// A caller that hangs up stops hearing, not the drain.
-	account, err := d.backend.Drains.Drain(d.life, req.Reason, req.Maintenance, func(p *v1.DrainProgress) {
+	account, err := d.backend.Drains.Drain(d.life, why, req.Maintenance, func(p *v1.DrainProgress) {
 		_ = stream.Send(&v1.DrainResponse{Event: &v1.DrainResponse_Progress{Progress: p}})
 	})
 	if err != nil && d.life.Err() != nil && errors.Is(err, context.Canceled) {

@@ -240,7 +240,7 @@ func (c *Core) tickMoves(left []sa.Slot) {
 			}
 			delete(d.stuck, n)
 			d.nextMove = c.now.Add(c.moveEvery())
-			c.moveAsked(s, EvMove{Slot: n, To: x.Node, Drain: d.id, Reason: "drain of " + string(c.cfg.Self) + ": the best successor is " + x.String()})
+			c.moveAsked(s, EvMove{Slot: n, To: x.Node, Drain: d.id, Reason: "drain of " + string(c.cfg.Self) + " (" + d.reason + "): the best successor is " + x.String()})
 			return
 		}
 		why := problems(cs)

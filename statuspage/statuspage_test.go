@@ -56,9 +56,11 @@ func fleet() *source {
 	for i := range 48 {
 		h.Trend = append(h.Trend, &v1.HealthPoint{At: timestamppb.New(at.Add(time.Duration(i) * time.Minute)), Risk_30D: float64(i) * .0004, Risk_1H: .001})
 	}
+	first := slot(1, "ams", "ams", true)
+	first.OwnedReason = "planned move from fra: operator ann asked for it: " + nasty
 	return &source{s: &metrics.Snapshot{
 		Appliance: &v1.Appliance{Name: "ams", Site: "amsterdam", Version: "1.2.3", SlotsActive: 2, Sessions: 2400},
-		Slots:     []*v1.Slot{slot(1, "ams", "ams", true), slot(2, "fra", "fra", true), slot(3, "lhr", "ams", false)},
+		Slots:     []*v1.Slot{first, slot(2, "fra", "fra", true), slot(3, "lhr", "ams", false)},
 		Peers:     []*v1.Peer{{Name: "fra", State: v1.PeerState_PEER_STATE_UP, Rtt: durationpb.New(8 * time.Millisecond)}, {Name: "lhr", State: v1.PeerState_PEER_STATE_SUSPECT, Reason: nasty}},
 		BGP:       &v1.GetBGPResponse{Peers: []*v1.BGPPeer{{Name: "edge1", State: "established", Bfd: "up", Announced: 2}}}, Health: h,
 	}}
@@ -69,7 +71,7 @@ func events() *operator.Events {
 	log.Add(operator.Event{Kind: "error", Message: "publish session secret-client failed"})
 	log.Add(operator.Event{Kind: "claim", Slot: 3, Level: slog.LevelWarn, Message: "ams owns the slot by ticket 7", Reason: "lhr silent for 306ms, its liveness route withdrawn, heard by nobody", Attributes: map[string]string{"detection": "306ms"}})
 	for _, p := range []string{"prepare", "quiesce", "flush", "take", "flip", "drain", "close", "done"} {
-		log.Add(operator.Event{Kind: "move", Slot: 1, Message: "move to fra", Reason: "the operator asked for it", Attributes: map[string]string{"move": "5", "phase": p}})
+		log.Add(operator.Event{Kind: "move", Slot: 1, Message: "move to fra", Reason: "operator ann asked for it", Attributes: map[string]string{"move": "5", "phase": p}})
 		time.Sleep(3 * time.Millisecond) // so that phases have a length
 	}
 	return log
@@ -166,7 +168,7 @@ func TestBrowser(t *testing.T) {
 		return string(out)
 	}
 	dom := browse("--dump-dom")
-	for _, want := range []string{`data-ready="yes"`, "ams in amsterdam, version 1.2.3", "every slot owned here has a ready shadow", "takeover by ams", "detected after 306ms", "move to fra", "quiesce", "done: ",
+	for _, want := range []string{`data-ready="yes"`, "ams in amsterdam, version 1.2.3", "every slot owned here has a ready shadow", "takeover by ams", "detected after 306ms", "move to fra", "quiesce", "done: ", "operator ann asked for it: &lt;img",
 		"Current_Pending_Sector 72", "not ready: sessions differ", "edge1", `class="machine self"`, `class="machine down"`, "slot 3", "2.10 % within 30 days", "<title>shadowcast</title>", "&lt;img src=x"} {
 		if !strings.Contains(dom, want) {
 			t.Errorf("the page lacks %q", want)

@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -78,12 +79,14 @@ func (a *app) bundle(ctx context.Context, file, out string) (err error) {
 	}
 	manifest := fmt.Sprintf("shadowctl %s, %s\n", version(), time.Now().UTC().Format(time.RFC3339))
 	for _, p := range a.parts(file) {
-		fmt.Fprintf(a.talk, "%s\n", p.name)
 		b, err := p.get(ctx)
 		if err != nil {
+			why, _, _ := strings.Cut(err.Error(), "\n")
+			fmt.Fprintf(a.talk, "%s: missing: %s\n", p.name, why)
 			manifest += fmt.Sprintf("%s: missing: %v\n", p.name, err)
 			continue
 		}
+		fmt.Fprintf(a.talk, "%s: %d bytes\n", p.name, len(b))
 		manifest += fmt.Sprintf("%s: %d bytes\n", p.name, len(b))
 		if err := add(p.name, b); err != nil {
 			return err

@@ -77,9 +77,6 @@ func (d drains) Drain(ctx context.Context, reason string, maintenance bool, prog
 	if maintenance {
 		source = ssm.SourceMaintenance
 	}
-	if reason == "" {
-		reason = "the operator asked for it"
-	}
 	if err := a.keepStanding(source, asked{Standing: ssm.StandingDraining, Reason: reason, Since: began}); err != nil {
 		return nil, err
 	}

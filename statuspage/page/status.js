@@ -73,7 +73,7 @@ function show(d) {
   $("state").textContent = naked.length ? "slots without a ready shadow: " + naked.map(s => s.number).join(", ") : "every slot owned here has a ready shadow";
   $("state").className = naked.length ? "bad" : "ok";
   fleetMap($("map"), a.name, peers, slots);
-  rows("slots", slots.map(s => [s.number, s.home || "", s.owner || "nobody", word(s.role, "ROLE_") + ", " + word(s.state, "SLOT_STATE_"), s.sessions || "0", shadowText(s) || s.reason || ""]));
+  rows("slots", slots.map(s => [s.number, s.home || "", s.owner || "nobody", word(s.role, "ROLE_") + ", " + word(s.state, "SLOT_STATE_"), s.sessions || "0", shadowText(s) || s.reason || "", s.owned_reason || ""]));
   rows("peers", peers.map(p => [p.name, [word(p.state, "PEER_STATE_"), p.state === "PEER_STATE_UP" ? "ok" : "bad"], time(p.rtt), (100 * (p.loss || 0)).toFixed(1) + " %", p.reason || ""]));
   rows("routers", ((d.bgp || {}).peers || []).map(p => [p.name, [p.state, p.state === "established" ? "ok" : "bad"], p.bfd || "", p.announced || 0, p.flaps || 0]));
   $("risk").textContent = h.enabled ? word(h.state, "STANDING_") + ": " + (100 * (h.risk_30d || 0)).toFixed(2) + " % within 30 days, " + (100 * (h.risk_1h || 0)).toFixed(2) + " % within the hour. " + (h.why || "") : "hardware is not watched (health.enabled)";

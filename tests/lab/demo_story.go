@@ -188,7 +188,14 @@ func (d *story) handover(name, title, to string, n int) {
 	})
 	if got := owned(t, d.l, d.s.slot, from); got.Name != to {
 		t.Errorf("%s: slot %d is owned by %s, want %s", title, d.s.slot, got.Name, to)
+	} else {
+		d.why(got)
 	}
+}
+
+// why tells the reason of the last handover, as people ask for it.
+func (d *story) why(owner *Appliance) {
+	d.c.say("  shadowctl slot show %d: %s owns it because: %s", d.s.slot, owner.Name, slotAt(d.t.Context(), owner, d.s.slot).GetOwnedReason())
 }
 
 // firstFailure is what the scenario failed by first.
@@ -213,7 +220,8 @@ func clip(s string) string {
 
 // phaseText leaves out what every phase of an operator's move says.
 func phaseText(p *v1.HandoverProgress) string {
-	return strings.TrimSuffix(p.Message, ": the operator asked for it")
+	text, _, _ := strings.Cut(p.Message, ": operator ")
+	return text
 }
 
 // powerCut kills the owner.
@@ -251,6 +259,7 @@ func (d *story) powerCut() (victim *Appliance) {
 		o.detect = max(claimed.Sub(at), 0)
 		pause(t, 1500*time.Millisecond)
 	})
+	d.why(owned(t, d.l, d.s.slot, victim))
 	return victim
 }
 

@@ -72,6 +72,9 @@ func (s ReportScene) line() string {
 	o := fmt.Sprintf("sent %s, lost %s", thousands(s.Sent), thousands(s.Lost))
 	if s.HasFault() {
 		o += ", outage " + s.OutageText()
+		if s.OutageUpMS != 0 {
+			o += " up/down"
+		}
 		if s.DetectionMS > 0 {
 			o += fmt.Sprintf(" (detection %.0f ms)", s.DetectionMS)
 		}
@@ -81,17 +84,33 @@ func (s ReportScene) line() string {
 	return o + fmt.Sprintf("; IKE: %s; session %s", s.IKE, keptText(s.SessionKept))
 }
 
-// OutageText is the time from the fault to the first packet server -> client.
+// OutageText is the time from the fault to the first packet client -> server, where it
+// is known, and to the first server -> client.
 func (s ReportScene) OutageText() string {
-	switch {
-	case s.OutageMS == 0:
-		return "-"
-	case s.OutageMS < 0:
-		return fmt.Sprintf("not over after %.0f s", s.To.Sub(s.faultAt()).Seconds())
-	case s.OutageMS >= 10000:
-		return fmt.Sprintf("%.1f s", s.OutageMS/1000)
+	down := s.outageText(s.OutageMS)
+	if s.OutageUpMS == 0 || s.OutageMS == 0 {
+		return down
 	}
-	return thousands(int(s.OutageMS+0.5)) + " ms"
+	up := s.outageText(s.OutageUpMS)
+	for _, unit := range []string{" ms", " s"} {
+		if strings.HasSuffix(up, unit) && strings.HasSuffix(down, unit) {
+			up = strings.TrimSuffix(up, unit)
+			break
+		}
+	}
+	return up + "/" + down
+}
+
+func (s ReportScene) outageText(ms float64) string {
+	switch {
+	case ms == 0:
+		return "-"
+	case ms < 0:
+		return fmt.Sprintf("not over after %.0f s", s.To.Sub(s.faultAt()).Seconds())
+	case ms >= 10000:
+		return fmt.Sprintf("%.1f s", ms/1000)
+	}
+	return thousands(int(ms+0.5)) + " ms"
 }
 
 // faultAt is when the thing this scene is about began.
@@ -113,10 +132,10 @@ func keptText(kept bool) string {
 }
 
 // Columns of the closing table, on the terminal and on the page.
-var reportColumns = []string{"scene", "sent up/down", "lost up/down", "outage", "detection", "longest gap", "session", "inner addr", "IKE exchanges the client saw"}
+var reportColumns = []string{"scene", "sent up/down", "lost up/down", "outage up/down", "detection", "longest gap", "session", "inner addr", "IKE exchanges the client saw"}
 
 // reportLegend explains the table.
-const reportLegend = "up: client to server, down: server to client; outage: power cut to the first packet server to client, detection is part of it; IKE: > asked by the client, < by the gateway"
+const reportLegend = "up: client to server, down: server to client; outage: power cut to the first packet that way, detection is part of it; IKE: > asked by the client, < by the gateway"
 
 // Row is the scene in the closing table.
 func (s ReportScene) Row() []string {

@@ -68,10 +68,10 @@ func newBars(r *Report) []bar {
 		return nil
 	}
 	length := func(s *ReportScene) float64 {
-		if s.OutageMS < 0 {
+		if min(s.OutageMS, s.OutageUpMS) < 0 {
 			return s.To.Sub(s.faultAt()).Seconds() * 1000
 		}
-		return s.OutageMS
+		return max(s.OutageMS, s.OutageUpMS)
 	}
 	longest := max(length(a), length(b), 1)
 	var out []bar

@@ -78,7 +78,10 @@ func (r *Report) shortOutage() Guarantee {
 	}
 	for _, s := range ss {
 		g.Met = g.Met && s.OutageMS > 0 && s.OutageMS <= outageLimitMS
-		g.Found = s.OutageText()
+		g.Found = s.outageText(s.OutageMS)
+		if s.OutageUpMS != 0 {
+			g.Found += ", client to server " + s.outageText(s.OutageUpMS)
+		}
 		if s.DetectionMS > 0 {
 			g.Found += fmt.Sprintf(", of it detection %.0f ms", s.DetectionMS)
 		}

@@ -115,8 +115,8 @@ func newPlot(s ReportScene) *plot {
 	}
 	if s.HasFault() {
 		end := total
-		if s.OutageMS > 0 {
-			end = zero + time.Duration(s.OutageMS*float64(time.Millisecond))
+		if min(s.OutageMS, s.OutageUpMS) >= 0 && s.OutageMS > 0 {
+			end = zero + time.Duration(max(s.OutageMS, s.OutageUpMS)*float64(time.Millisecond))
 		}
 		p.Shade = &span{x(zero), round1(max(x(end)-x(zero), 1))}
 	}

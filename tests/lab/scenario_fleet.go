@@ -69,6 +69,12 @@ func (l *Lab) enters(ctx context.Context, a *Appliance) error {
 	return nil
 }
 
+// running reports whether an appliance is there and its daemon runs.
+func (l *Lab) running(name string) bool {
+	a := l.Appliance(name)
+	return a != nil && a.daemon != nil && a.daemon.Alive()
+}
+
 // allReady waits until every slot has its full set of ready shadows.
 func allReady(t *T, l *Lab) {
 	for _, a := range l.Appliances() {
@@ -81,7 +87,7 @@ func allReady(t *T, l *Lab) {
 					continue
 				}
 				for _, sh := range x.Shadows {
-					if !sh.Ready && l.Appliance(sh.Name).daemon.Alive() {
+					if !sh.Ready && l.running(sh.Name) {
 						return false
 					}
 				}

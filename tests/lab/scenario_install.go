@@ -348,7 +348,7 @@ func (x *installation) moved(s *attached) {
 		x.t.Errorf("fra does not say that it owns slot %d: %v", s.slot, st)
 	}
 	out := x.said["ams# shadowctl events --slot 1"]
-	for _, want := range []string{"slot.handover", "move to fra: the operator asked for it", "move to fra is complete"} {
+	for _, want := range []string{"slot.handover", "move to fra: operator with uid 0 asked for it", "move to fra is complete"} {
 		if !strings.Contains(out, want) {
 			x.t.Errorf("the events of slot 1 on ams do not tell %q:\n%s", want, out)
 		}

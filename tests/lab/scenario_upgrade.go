@@ -5,7 +5,6 @@ import (
 	"strings"
 	"time"
 
-	v1 "github.com/shadowcast/shadowcast/api/v1"
 	"github.com/shadowcast/shadowcast/config"
 	"github.com/shadowcast/shadowcast/docs"
 )
@@ -63,38 +62,13 @@ func upgrade(t *T, l *Lab) {
 	}
 }
 
-// upgradeOne carries out the commands of the document on one appliance. The guest has
-// neither the package nor systemd: what these do is done by hand.
+// upgradeOne carries out the commands of the document on one appliance.
 func upgradeOne(t *T, l *Lab, a *Appliance, commands []string, mark func(string)) {
-	ctx := t.Context()
-	instead := map[string]func(){
+	doCommands(t, a, commands, map[string]func(){
 		"apt-get install ./shadowcast_VERSION_amd64.deb": func() { a.Binary = "" },
-		"systemctl restart shadowcastd": func() {
-			t.Check(a.StopDaemon(ctx))
-			t.Check(a.Start())
-			t.Check(a.WaitStatus(ctx, "an answer", func(*v1.GetStatusResponse) bool { return true }))
-		},
-		// "until its slots are home and have shadows"
-		"shadowctl status": func() {
-			t.Check(a.WaitReady(ctx))
-			allReady(t, l)
-			a.shell(t, "shadowctl status")
-		},
-	}
-	used := 0
-	for _, c := range commands {
-		mark(c)
-		if do, ok := instead[c]; ok {
-			used++
-			t.Logf("%s# %s (done by hand)", a.Name, c)
-			do()
-			continue
-		}
-		a.shell(t, c)
-	}
-	if used != len(instead) {
-		t.Errorf("the document has %d of the %d commands that this test does by hand: %q", used, len(instead), commands)
-	}
+		"systemctl restart shadowcastd":                  func() { restartDaemon(t, a) },
+		"shadowctl status":                               func() { settled(t, l, a) },
+	}, mark)
 }
 
 // versions checks what each appliance says of every other: the daemons that were

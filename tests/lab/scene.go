@@ -40,6 +40,9 @@ func (s Scene) Short() string {
 	o := fmt.Sprintf("[%s: lost %d/%d", s.Name, s.Lost, s.Sent)
 	if s.OutageMS != 0 {
 		o += fmt.Sprintf(", outage %s", msText(s.OutageMS))
+		if s.OutageUpMS != 0 {
+			o += fmt.Sprintf(" (up %s)", msText(s.OutageUpMS))
+		}
 	}
 	if s.ClientIKESAInits > 0 {
 		o += fmt.Sprintf(", %d IKE_SA_INIT", s.ClientIKESAInits)

@@ -21,11 +21,15 @@ type demoReport struct {
 		StrongSwan string `json:"strongswan"`
 	} `json:"versions"`
 	Scenes []struct {
-		Name             string  `json:"name"`
-		Title            string  `json:"title"`
-		Sent             int     `json:"sent"`
-		Lost             int     `json:"lost"`
-		OutageMS         float64 `json:"outage_ms"`
+		Name       string  `json:"name"`
+		Title      string  `json:"title"`
+		Sent       int     `json:"sent"`
+		Lost       int     `json:"lost"`
+		OutageMS   float64 `json:"outage_ms"`
+		OutageUpMS float64 `json:"outage_up_ms"`
+		Up, Down   struct {
+			MaxGapMS float64 `json:"max_gap_ms"`
+		}
 		DetectionMS      float64 `json:"detection_ms"`
 		Inits            int     `json:"client_ike_sa_inits"`
 		SessionKept      bool    `json:"session_kept"`
@@ -45,10 +49,11 @@ func figures(path string, w io.Writer) error {
 	}
 	fmt.Fprintf(w, "`%s` on %s: %s, %d CPU, %s, strongSwan %s, BFD %s. Packets count both ways.\n\n",
 		d.Command, d.Began.UTC().Format(time.DateOnly), d.Mode, d.CPUs, d.Versions.Kernel, d.Versions.StrongSwan, d.BFD)
-	fmt.Fprintln(w, "| scene | sent | lost | outage | of it detection | IKE_SA_INITs | session kept | inner address kept |")
-	fmt.Fprintln(w, "|---|---|---|---|---|---|---|---|")
+	fmt.Fprintln(w, "| scene | sent | lost | outage to the client | of it detection | outage to the server | longest gap | IKE_SA_INITs | session kept | inner address kept |")
+	fmt.Fprintln(w, "|---|---|---|---|---|---|---|---|---|---|")
 	for _, s := range d.Scenes {
-		fmt.Fprintf(w, "| %s | %d | %d | %s | %s | %d | %s | %s |\n", s.Title, s.Sent, s.Lost, ms(s.OutageMS), ms(s.DetectionMS),
+		fmt.Fprintf(w, "| %s | %d | %d | %s | %s | %s | %s | %d | %s | %s |\n", s.Title, s.Sent, s.Lost, ms(s.OutageMS), ms(s.DetectionMS),
+			ms(s.OutageUpMS), ms(max(s.Up.MaxGapMS, s.Down.MaxGapMS)),
 			s.Inits, yesNo(s.SessionKept), yesNo(s.InnerAddressKept))
 	}
 	return nil

@@ -139,7 +139,7 @@ PASS
 func TestFigures(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "report.json")
 	const report = `{"command":"shadowlab demo","began":"2026-01-02T03:04:05Z","mode":"native","cpus":2,"bfd":"200 ms x 3","versions":{"kernel":"Linux 6.1","strongswan":"5.9.8"},
-"scenes":[{"name":"power-cut","title":"power cut of ams","sent":100,"lost":7,"outage_ms":312.4,"detection_ms":250,"session_kept":true,"inner_address_kept":true},
+"scenes":[{"name":"power-cut","title":"power cut of ams","sent":100,"lost":7,"outage_ms":312.4,"detection_ms":250,"outage_up_ms":401,"up":{"max_gap_ms":402.4},"down":{"max_gap_ms":313},"session_kept":true,"inner_address_kept":true},
 {"name":"power-cut-unshadowed","title":"without shadowing","sent":100,"lost":93,"outage_ms":-1,"client_ike_sa_inits":1}]}`
 	if err := os.WriteFile(path, []byte(report), 0o600); err != nil {
 		t.Fatal(err)
@@ -150,8 +150,8 @@ func TestFigures(t *testing.T) {
 	}
 	for _, want := range []string{
 		"`shadowlab demo` on 2026-01-02: native, 2 CPU, Linux 6.1, strongSwan 5.9.8, BFD 200 ms x 3.",
-		"| power cut of ams | 100 | 7 | 312 ms | 250 ms | 0 | yes | yes |",
-		"| without shadowing | 100 | 93 | did not end |  | 1 | no | no |",
+		"| power cut of ams | 100 | 7 | 312 ms | 250 ms | 401 ms | 402 ms | 0 | yes | yes |",
+		"| without shadowing | 100 | 93 | did not end |  |  |  | 1 | no | no |",
 	} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("output lacks %q:\n%s", want, out.String())
