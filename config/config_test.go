@@ -53,7 +53,7 @@ func TestExampleIsTyped(t *testing.T) {
 	if c.PKI.Cert != "/etc/shadowcast/pki/ams.crt" {
 		t.Errorf("pki.cert = %s", c.PKI.Cert)
 	}
-	if got := c.BGP.Peers[0].BFD; got != (BFD{Enabled: true, Interval: 50 * time.Millisecond, Multiplier: 3}) {
+	if got := c.BGP.Peers[0].BFD; got != (BFD{Enabled: true, Interval: 100 * time.Millisecond, Multiplier: 3}) {
 		t.Errorf("peer bfd = %+v", got)
 	}
 	if got := c.BGP.Peers[1].BFD.Interval; got != 100*time.Millisecond {
@@ -210,8 +210,8 @@ var wrongs = []wrong{
 	{"section for a list", "vips: [198.51.100.1, \"2001:db8:51::1\"]", "vips: {v4: 198.51.100.1}"},
 	{"list of text for a list of sections", "shadows: [fra, lhr]", "shadows: [{name: fra}]"},
 	{"text for a bool", "node: ams\n", "node: ams\nshadowing: sometimes\n"},
-	{"duration without unit", "interval: 50ms ", "interval: 50 "},
-	{"duration with a wrong unit", "interval: 50ms ", "interval: 50 msec "},
+	{"duration without unit", "interval: 100ms ", "interval: 50 "},
+	{"duration with a wrong unit", "interval: 100ms ", "interval: 50 msec "},
 	{"duration out of range", "  # dead_man: 1s ", "  dead_man: 1m "},
 	{"node missing", "node: ams\n", "\n"},
 	{"node unknown", "node: ams\n", "node: nyc\n"},

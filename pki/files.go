@@ -30,6 +30,9 @@ const FleetKeySize = 32
 // other way round.
 var ErrKind = errors.New("not of")
 
+// ErrOpen says that others than the owner may read a key.
+var ErrOpen = errors.New("open to others")
+
 // ErrExists says that a file would be overwritten.
 var ErrExists = errors.New("exists already")
 
@@ -163,7 +166,7 @@ func readSecret(path string) ([]byte, error) {
 		return nil, fmt.Errorf("read key: %w", err)
 	}
 	if perm := st.Mode().Perm(); perm&0o077 != 0 {
-		return nil, fmt.Errorf("read key %s: open to others (mode %04o), want 0600", path, perm)
+		return nil, fmt.Errorf("read key %s: %w (mode %04o), want 0600", path, ErrOpen, perm)
 	}
 	const limit = 64 << 10
 	if st.Size() > limit {

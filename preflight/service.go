@@ -1,6 +1,7 @@
 package preflight
 
 import (
+	"errors"
 	"math"
 	"net/netip"
 	"path/filepath"
@@ -8,6 +9,7 @@ import (
 	"time"
 
 	"github.com/shadowcast/shadowcast/config"
+	"github.com/shadowcast/shadowcast/pki"
 	"github.com/shadowcast/shadowcast/sa"
 )
 
@@ -66,6 +68,10 @@ func certificates(f *Facts, out *findings) {
 	}
 	if f.Identity != nil {
 		files := strings.Join([]string{filepath.Base(c.PKI.CA), filepath.Base(c.PKI.Cert), filepath.Base(c.PKI.Key)}, ", ")
+		if errors.Is(f.Identity, pki.ErrOpen) {
+			out.add(Fatal, "certificate", why, "chmod 600 "+c.PKI.Key, "%v", f.Identity)
+			return
+		}
 		out.add(Fatal, "certificate", why, command+", where the CA is (--force, if "+filepath.Base(c.PKI.Cert)+" is there and wrong); copy "+files+" to "+filepath.Dir(c.PKI.Cert), "%v", f.Identity)
 		return
 	}

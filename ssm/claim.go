@@ -80,7 +80,7 @@ func (c *Core) tickNone(s *slot) {
 
 // shadow makes this appliance a shadow of s, with an empty twin.
 func (c *Core) shadow(s *slot) {
-	s.role, s.up, s.ready, s.reason = RoleShadow, false, false, "twin is being built"
+	s.role, s.up, s.ready, s.behind, s.reason = RoleShadow, false, false, false, "twin is being built"
 	s.armed, s.granted, s.seen = 0, 0, 0
 	s.evidence, s.unheard, s.orphan = time.Time{}, false, time.Time{}
 	c.emit(ActRemember{Slot: s.cfg.Slot, Role: s.role, Ticket: s.floor})

@@ -75,6 +75,7 @@ type slot struct {
 	floor        sa.Ticket // the next ticket must lie above
 	requested    time.Time
 	ready        bool
+	behind       bool      // children are on their way into the kernel
 	reason       string    // why not ready
 	path         pathTimes // from here to clients of the slot
 	unheard      bool      // packets came that the owner cannot get
@@ -210,7 +211,7 @@ func (c *Core) onSlotEvent(ev Event) {
 	case EvTwin:
 		c.with(e.Slot, func(s *slot) {
 			if s.up || !e.Ready { // else it is of the twin before
-				s.ready, s.reason = e.Ready, e.Reason
+				s.ready, s.behind, s.reason = e.Ready, e.Behind, e.Reason
 			}
 		})
 	case EvSeen:

@@ -336,7 +336,7 @@ func TestRefeedOutlivesAFreeze(t *testing.T) {
 	settled(t, f)
 	n0 := f.node("n0")
 	for _, n := range []Node{"n1", "n2"} { // nobody is ready, so it is refed in place
-		f.step(f.node(n), EvTwin{1, false, "test"})
+		f.step(f.node(n), EvTwin{Slot: 1, Reason: "test"})
 	}
 	f.run(300 * time.Millisecond)
 	f.step(n0, EvCharonDied{1})
@@ -344,7 +344,7 @@ func TestRefeedOutlivesAFreeze(t *testing.T) {
 		t.Fatalf("n0 does not refeed\n%s", f.trace())
 	}
 	for _, n := range []Node{"n1", "n2"} {
-		f.step(f.node(n), EvTwin{1, true, ""})
+		f.step(f.node(n), EvTwin{Slot: 1, Ready: true})
 	}
 	f.run(60 * time.Millisecond) // n0 hears that they are ready, the refeed takes longer
 	n0.up = false
@@ -491,5 +491,29 @@ func TestRestartedDaemonDeniesNothingItHasNotLookedAt(t *testing.T) {
 	c.Step(EvRestored{Slot: 2, Ticket: 1, Owned: true}, f.now)
 	if got := told(); len(got) != 2 {
 		t.Errorf("one whose charon is dead is not told of: %+v", got)
+	}
+}
+
+// What the owner told last may still be on its way into the target's kernel, while its
+// daemon has acknowledged it: the target opens when it is there, and not at all if it
+// does not come.
+func TestMoveWaitsForTheKernel(t *testing.T) {
+	for _, comes := range []bool{true, false} {
+		f := newFleet(11, 3, 1)
+		settled(t, f)
+		f.step(f.node("n1"), EvTwin{Slot: 1, Ready: true, Behind: true})
+		f.step(f.node("n0"), EvMove{Slot: 1, To: "n1", ID: 1, Reason: "test"})
+		f.run(600 * time.Millisecond)
+		if m := f.node("n0").core.slots[1].move; m == nil || m.phase != phaseTake || f.node("n1").core.slots[1].role != RoleShadow {
+			t.Fatalf("n1 does not wait: %+v\n%s", m, f.trace())
+		}
+		if comes {
+			f.step(f.node("n1"), EvTwin{Slot: 1, Ready: true})
+		}
+		f.run(time.Second)
+		want := map[bool]Node{true: "n1", false: "n0"}[comes]
+		if got := f.owner(1); !slices.Equal(got, []Node{want}) || f.node("n0").core.slots[1].move != nil {
+			t.Errorf("children come %t: owners %v, want %s\n%s", comes, got, want, f.trace())
+		}
 	}
 }

@@ -56,10 +56,12 @@ type (
 		Err  string
 	}
 	// EvTwin reports whether the twin here is complete: snapshot applied,
-	// everything received fed, connections equal to the owner's.
+	// everything received fed, connections equal to the owner's. Behind says that
+	// children were fed a moment ago which the kernel does not have yet.
 	EvTwin struct {
 		Slot   sa.Slot
 		Ready  bool
+		Behind bool
 		Reason string
 	}
 	// EvSeen says that the twin here has everything up to the owner's change

@@ -290,7 +290,7 @@ func (f *fleet) act(n *fnode, a Action) {
 	case ActShadow:
 		n.role[a.Slot] = "shadow"
 		f.after(n, 60*time.Millisecond, EvSlotUp{a.Slot})
-		f.after(n, 90*time.Millisecond, EvTwin{a.Slot, true, ""})
+		f.after(n, 90*time.Millisecond, EvTwin{Slot: a.Slot, Ready: true})
 		f.after(n, 95*time.Millisecond, EvRTT{Slot: a.Slot, RTT: time.Duration(f.rng.Intn(30)) * time.Millisecond})
 	case ActPreset:
 		f.after(n, 10*time.Millisecond, EvPreset(a))

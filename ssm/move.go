@@ -270,6 +270,9 @@ func (c *Core) onTake(s *slot, from Node, m Message) {
 			c.send(from, Message{Kind: KindAbort, Slot: s.cfg.Slot, Move: m.Move, Reason: "not ready: " + s.reason})
 			return
 		}
+		if s.behind {
+			return // asked again every tick: what was told last is on its way into the kernel
+		}
 		if w := c.fit.worst.Standing; w >= StandingDraining {
 			c.send(from, Message{Kind: KindAbort, Slot: s.cfg.Slot, Move: m.Move, Reason: "it is " + w.String()})
 			return

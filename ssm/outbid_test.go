@@ -188,7 +188,7 @@ func shadowOfSilent(t *testing.T) (*Core, time.Time) {
 		switch i {
 		case 1:
 			c.Step(EvSlotUp{1}, now)
-			c.Step(EvTwin{1, true, ""}, now)
+			c.Step(EvTwin{Slot: 1, Ready: true}, now)
 		case 2:
 			c.Step(EvMessage{"n0", Message{Kind: KindGrant, Slot: 1, Ticket: 2, Incarnation: 1}}, now)
 			c.Step(EvPreset{1, 2}, now)

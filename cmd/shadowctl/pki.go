@@ -91,7 +91,7 @@ A person needs ca.crt, NAME.crt and NAME.key.`,
 			}
 			if role == "" {
 				made, err := pki.Issue(dir, args[0], addrs, o)
-				return a.told(made, err)
+				return a.issued("the appliance "+args[0], made, err)
 			}
 			r, err := pki.ParseRole(role)
 			if err != nil {
@@ -101,7 +101,7 @@ A person needs ca.crt, NAME.crt and NAME.key.`,
 				return usagef("--address is for appliances, --role for people: want one of them")
 			}
 			made, err := pki.IssuePerson(dir, pki.Person{Name: args[0], Role: r}, o)
-			return a.told(made, err)
+			return a.issued("the person "+args[0]+", "+r.String(), made, err)
 		},
 	}
 	cmd.Flags().StringVar(&dir, "dir", defaultPKI, "`directory` of the CA, and to write to")
@@ -167,6 +167,14 @@ func validity(days int) (time.Duration, error) {
 		return 0, usagef("--days %d: want 1 to %d", days, 100*366)
 	}
 	return time.Duration(days) * day, nil
+}
+
+// issued reports a certificate, and whose it is.
+func (a *app) issued(whose string, made pki.Made, err error) error {
+	if err == nil && !a.json() {
+		fmt.Fprintf(a.talk, "certificate of %s\n", whose)
+	}
+	return a.told(made, err)
 }
 
 // told reports what was made.

@@ -164,8 +164,9 @@ func (t *twin) apply(b replica.Batch) error {
 		t.whole = false
 	case replica.SnapshotEnd:
 		t.whole = true
-		defer t.judge()
 	}
+	// Before the owner hears that the batch is here: a move must not overtake the kernel.
+	defer t.judge()
 	var errs []error
 	var feed []charon.Message
 	for _, c := range b.Changes {

@@ -55,6 +55,7 @@ type twin struct {
 	whole  bool   // the owner's snapshot was applied
 	ready  bool   // as last reported
 	reason string
+	behind bool // as told last
 }
 
 type twinChild struct {
@@ -334,9 +335,12 @@ func (t *twin) judge() {
 	case len(t.open.late) > 0, t.open.age(time.Now()) > installTime:
 		ready, reason = false, "children missing in the kernel"
 	}
-	if ready != t.ready || reason != t.reason {
-		t.ready, t.reason = ready, reason
-		t.r.a.post(ssm.EvTwin{Slot: t.r.n, Ready: ready, Reason: reason})
+	behind, changed := t.open.len() > 0, ready != t.ready || reason != t.reason
+	if changed || behind != t.behind {
+		t.ready, t.reason, t.behind = ready, reason, behind
+		t.r.a.post(ssm.EvTwin{Slot: t.r.n, Ready: ready, Behind: behind, Reason: reason})
+	}
+	if changed {
 		t.r.a.replicas.receiver.SetReadiness(t.r.n, ready, reason)
 	}
 }

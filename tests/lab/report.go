@@ -22,6 +22,8 @@ type Report struct {
 	Failures   []string      `json:"failures,omitempty"` // what kept the demo from its end
 	Notes      []string      `json:"notes,omitempty"`    // what the reader must know beside
 	Scenes     []ReportScene `json:"scenes"`
+
+	takeovers []string // notes of those that nobody brought about
 }
 
 // Versions is what took part.

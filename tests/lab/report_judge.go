@@ -2,6 +2,7 @@ package lab
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -11,7 +12,7 @@ const outageLimitMS = 1000
 // judge fills in Guarantees and Met.
 func (r *Report) judge() {
 	r.Guarantees = []Guarantee{r.plannedLossless(), r.moves("return", "return home loses 0 packets", 1), r.shortOutage(), r.noNewSession(), r.stateKept(), r.lives()}
-	r.Notes = nil
+	r.Notes = slices.Clone(r.takeovers)
 	for _, s := range r.Scenes {
 		if strings.HasPrefix(s.Name, "control") && s.Lost > 0 {
 			r.Notes = append(r.Notes, fmt.Sprintf("%s: %s of %s packets lost without any fault: the machine is too busy for these figures to mean much", s.Title, thousands(s.Lost), thousands(s.Sent)))

@@ -98,15 +98,18 @@ type Runner struct {
 
 // Result is what one scenario came to; written as result.json.
 type Result struct {
-	Name     string         `json:"name"`
-	Passed   bool           `json:"passed"`
-	Skipped  string         `json:"skipped,omitempty"`
-	Attempts int            `json:"-"`
-	Failures []string       `json:"failures,omitempty"`
-	Seconds  float64        `json:"seconds"`
-	Scenes   []Scene        `json:"scenes"`
-	Metrics  map[string]any `json:"metrics,omitempty"`
-	Table    string         `json:"table,omitempty"` // of a campaign, for people
+	Name     string   `json:"name"`
+	Passed   bool     `json:"passed"`
+	Skipped  string   `json:"skipped,omitempty"`
+	Attempts int      `json:"-"`
+	Failures []string `json:"failures,omitempty"`
+	Seconds  float64  `json:"seconds"`
+	// Takeovers are the claims of slots whose owner was held for dead, as the daemons'
+	// logs tell them: more than a scenario brings about are a machine that is too busy.
+	Takeovers []string       `json:"takeovers,omitempty"`
+	Scenes    []Scene        `json:"scenes"`
+	Metrics   map[string]any `json:"metrics,omitempty"`
+	Table     string         `json:"table,omitempty"` // of a campaign, for people
 }
 
 // Line is the one-line verdict.
@@ -124,6 +127,9 @@ func (r Result) Line() string {
 	}
 	for _, sc := range r.Scenes {
 		s += "  " + sc.Short()
+	}
+	if n := len(r.Takeovers); n > 0 {
+		s += fmt.Sprintf("  %d takeovers", n)
 	}
 	if r.Skipped != "" {
 		s += "  " + r.Skipped
@@ -249,11 +255,35 @@ func (r *Runner) Run(ctx context.Context, s Scenario) (Result, error) {
 		t.play(s, out, r.BinDir)
 	}
 	t.res.Seconds = time.Since(start).Seconds()
+	if t.res.Takeovers, err = takeovers(out); err != nil {
+		return t.res, err
+	}
 	t.res.Passed = len(t.res.Failures) == 0 && t.res.Skipped == ""
 	if t.res.Scenes == nil {
 		t.res.Scenes = []Scene{}
 	}
 	return t.res, WriteJSON(filepath.Join(out, "result.json"), t.res)
+}
+
+// takeovers are the log lines of claims that say how long the failure took to notice.
+func takeovers(dir string) (out []string, err error) {
+	logs, err := filepath.Glob(filepath.Join(dir, "*.log"))
+	if err != nil {
+		return nil, fmt.Errorf("look for logs: %w", err)
+	}
+	for _, path := range logs {
+		b, err := os.ReadFile(path)
+		if err != nil {
+			return nil, fmt.Errorf("read log: %w", err)
+		}
+		for line := range strings.Lines(string(b)) {
+			if strings.Contains(line, " event=claim ") && strings.Contains(line, " detection=") {
+				out = append(out, strings.TrimSpace(line))
+			}
+		}
+	}
+	slices.Sort(out) // by time
+	return out, nil
 }
 
 // attempts plays a scenario until it passes or its retries are used up.

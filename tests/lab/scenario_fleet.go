@@ -125,7 +125,7 @@ func calm(t *T, l *Lab) {
 				return false, err
 			}
 			if slices.ContainsFunc(s.Peers, func(p *v1.Peer) bool {
-				return p.State != v1.PeerState_PEER_STATE_UP && l.Appliance(p.Name).daemon.Alive()
+				return p.State != v1.PeerState_PEER_STATE_UP && l.running(p.Name)
 			}) {
 				quiet = 0
 				return false, nil

@@ -61,9 +61,9 @@ func grow(t *T, l *Lab) {
 		t.Check(third.StopDaemon(t.Context()))
 	}))
 	l.appliances = old
-	// Its slot stays, with another home: clients are in it.
+	// Its slot stays, with another home, the last one in the round: clients are in it.
 	rest := without(whole, third.Name)
-	rest.Slots = append(rest.Slots, config.Slot{Number: l.HomeSlots(third)[0], Home: "ams", Shadows: []string{"fra"}, Pools: whole.Slots[2].Pools})
+	rest.Slots = append(rest.Slots, config.Slot{Number: l.HomeSlots(third)[0], Home: "fra", Shadows: []string{"ams"}, Pools: whole.Slots[2].Pools})
 	for _, a := range old {
 		give([]*Appliance{a}, rest)
 		lossless(t, scene(t, l, s, "the fleet section without it at "+a.Name, func(o *Observation) {
