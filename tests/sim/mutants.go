@@ -42,6 +42,7 @@ var mutants = []mutant{
 	{name: "a claim spends no ticket below it", file: "ssm/tickets.go", old: "if s.armed != 0 && s.armed <= s.ticket {", new: "if false {"},
 	{name: "an overtaken owner keeps its fence open", file: "ssm/claim.go", old: "func (c *Core) lose(s *slot, why string) {\n\tc.closeFence(s)", new: "func (c *Core) lose(s *slot, why string) {"},
 	{name: "the target of a move that was given up keeps its fence open", file: "ssm/move.go", old: "func (c *Core) stopTaking(s *slot, why string) {\n\tc.closeFence(s)", new: "func (c *Core) stopTaking(s *slot, why string) {"},
+	{name: "the target of a move opens before the children are in its kernel", file: "ssm/move.go", suite: "./ssm", tests: "TestMoveWaitsForTheKernel", old: "if s.behind {", new: "if false {"},
 	{name: "what a rebooted member may have claimed is forgotten", file: "ssm/peers.go", old: "s.outbid = max(s.outbid, s.ticket, s.armed, s.granted, s.held[n].ticket)\n", new: ""},
 	{name: "a claim of a life that has ended takes the slot", file: "ssm/claim.go", suite: "./ssm", tests: "TestClaimOfAnEndedLife",
 		old: "case c.ended(owner, life) &&", new: "case false &&"},
