@@ -161,8 +161,10 @@ type (
 		// Lives are, of an owner, the incarnations of the other members that its
 		// ticket is newer than. One that is missing may have claimed unheard.
 		Lives map[Node]uint64
-		// Set is, of an owner that chooses its shadows, whom it has chosen.
-		Set []Node
+		// Set is, of an owner that chooses its shadows, whom it has chosen, and Version
+		// numbers it: what a restarted daemon tells must be newer.
+		Set     []Node
+		Version uint64
 	}
 	// ActRedirect tells the clients of a slot to go to another gateway, or Stop: tells
 	// no more of them. Answered by EvRedirected.

@@ -315,7 +315,7 @@ func (c *Core) adopted(s *slot, e EvAdopted) {
 	owner, claimed, life := s.owner, s.ticket, s.life
 	s.up, s.found, s.known, s.owner, s.ticket, s.life, s.since = true, true, true, c.cfg.Self, t, c.cfg.Incarnation, c.now
 	s.why = "it held the slot before its daemon restarted"
-	s.set, s.version, s.leaving, s.placed = slices.Clone(e.Set), 1, map[Node]uint64{}, true
+	s.set, s.version, s.leaving, s.placed = slices.Clone(e.Set), e.Version+1, map[Node]uint64{}, true
 	for _, n := range c.holders(s) {
 		if p := c.peers[n]; p != nil && p.incarnation == 0 {
 			p.incarnation = lives[n]

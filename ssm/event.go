@@ -38,8 +38,10 @@ type (
 	EvAdopted struct {
 		Slot   sa.Slot
 		Ticket sa.Ticket
-		Lives  map[Node]uint64 // as ActRemember told
-		Set    []Node          // the same
+		// As ActRemember told.
+		Lives   map[Node]uint64
+		Set     []Node
+		Version uint64
 	}
 	// EvRestored says that a restarted daemon found the ticket it was armed
 	// with or, Owned, that the slot was claimed by; the twin is built anew.

@@ -195,7 +195,7 @@ func (c *Core) changeSet(s *slot, set []Node, text, why string) {
 func (c *Core) remember(s *slot) {
 	a := ActRemember{Slot: s.cfg.Slot, Role: RoleOwner, Ticket: s.ticket, Lives: c.livesBelow(s)}
 	if s.cfg.Dynamic {
-		a.Set = s.set
+		a.Set, a.Version = s.set, s.version
 	}
 	c.emit(a)
 }
@@ -237,6 +237,7 @@ func (c *Core) heeded(s *slot, from Node, sr SlotReport) {
 	if sr.Version > s.version && sr.Version < maxVersion { // told by an earlier life of this daemon
 		s.version = sr.Version + 1
 		c.probeAt = c.now
+		c.remember(s)
 	}
 	if slices.Contains(s.set, from) || sr.Armed != 0 || sr.Version < max(s.leaving[from], 1) {
 		return

@@ -244,6 +244,28 @@ func TestAnEmptyWishChangesNothing(t *testing.T) {
 	c.want("an empty wish", []Node{"n1"}, nil)
 }
 
+// What a restarted daemon tells must be newer than what its earlier life told: one that
+// was let go by that number would not hear that it is wanted again (simulator, seed 12919).
+func TestARestartedOwnerRemembersItsNumbers(t *testing.T) {
+	c := owns(t)
+	c.Step(EvShadowSet{1, []Node{"n2"}}, c.now)
+	var told ActRemember
+	for _, a := range c.Step(EvTick{}, c.now) {
+		if r, ok := a.(ActRemember); ok {
+			told = r
+		}
+	}
+	last := c.reported().Version
+	if told.Version != last || last < 2 {
+		t.Fatalf("it remembers version %d and reports %d", told.Version, last)
+	}
+	c = newSetCore(t, "n0")
+	c.Step(EvAdopted{Slot: 1, Ticket: 1, Set: told.Set, Version: told.Version}, c.now)
+	if r := c.reported(); r.Version <= last {
+		t.Errorf("it reports version %d after a restart, %d before", r.Version, last)
+	}
+}
+
 // A restarted daemon may remember an older version than the others have heard.
 func TestARestartedOwnerGoesOnNumbering(t *testing.T) {
 	c := newSetCore(t, "n0")

@@ -34,7 +34,7 @@ func (a *Appliance) execute(actions []ssm.Action) {
 			a.registrars.issue(x)
 		case ssm.ActRemember:
 			a.scribe.do(func() {
-				a.problem(x.Slot, "remember the role", a.memory.store(x.Slot, remembered{x.Role, x.Ticket, x.Lives, x.Set}))
+				a.problem(x.Slot, "remember the role", a.memory.store(x.Slot, remembered{Role: x.Role, Ticket: x.Ticket, Lives: x.Lives, Set: x.Set, Version: x.Version}))
 			})
 		case ssm.ActWake:
 			// The timer may fire after the loop has ended; post does not wait then.

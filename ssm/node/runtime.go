@@ -194,7 +194,7 @@ func (r *slotRuntime) begin() {
 			// The configuration may have changed while no daemon ran.
 			r.a.problem(r.n, "load connections into the adopted charon", r.configure())
 			r.mode, r.ticket = modeIdle, was.Ticket
-			r.a.post(ssm.EvAdopted{Slot: r.n, Ticket: was.Ticket, Lives: was.Lives, Set: was.Set})
+			r.a.post(ssm.EvAdopted{Slot: r.n, Ticket: was.Ticket, Lives: was.Lives, Set: was.Set, Version: was.Version})
 			return
 		}
 	}

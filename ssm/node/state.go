@@ -54,7 +54,9 @@ type remembered struct {
 	Role   ssm.Role            `json:"role"`
 	Ticket sa.Ticket           `json:"ticket"`
 	Lives  map[ssm.Node]uint64 `json:"lives,omitempty"`
-	Set    []ssm.Node          `json:"set,omitempty"`
+	// Set is the shadow set of an owner that chooses it, Version its number.
+	Set     []ssm.Node `json:"set,omitempty"`
+	Version uint64     `json:"version,omitempty"`
 }
 
 type memory struct{ dir string }

@@ -57,6 +57,7 @@ type remembered struct {
 	ticket sa.Ticket
 	lives  map[ssm.Node]uint64
 	set    []ssm.Node
+	vers   uint64 // of the set
 }
 
 // sadb is an outbound SA in the kernel.
@@ -93,7 +94,7 @@ func (s *shell) rnd(lo, hi int) time.Duration {
 func (s *shell) begin() {
 	if s.memory.role == ssm.RoleOwner && s.charon {
 		// charon tells its sessions again.
-		t, lives, set := s.memory.ticket, s.memory.lives, s.memory.set
+		t, lives, set, version := s.memory.ticket, s.memory.lives, s.memory.set, s.memory.vers
 		s.mode, s.ticket, s.streams, s.adopting = idle, t, nil, true
 		s.n.do(s.rnd(5, 40), func() {
 			s.adopting = false
@@ -101,7 +102,7 @@ func (s *shell) begin() {
 				s.afresh()
 				return
 			}
-			s.n.post(ssm.EvAdopted{Slot: s.slot, Ticket: t, Lives: lives, Set: set})
+			s.n.post(ssm.EvAdopted{Slot: s.slot, Ticket: t, Lives: lives, Set: set, Version: version})
 		})
 		return
 	}
@@ -186,7 +187,7 @@ func (n *node) act(a ssm.Action) {
 	case ssm.ActDrain:
 		n.later(x.Min, ssm.EvDrained{Slot: x.Slot, Move: x.Move})
 	case ssm.ActRemember:
-		n.shells[x.Slot].memory = remembered{x.Role, x.Ticket, x.Lives, slices.Clone(x.Set)}
+		n.shells[x.Slot].memory = remembered{x.Role, x.Ticket, x.Lives, slices.Clone(x.Set), x.Version}
 	case ssm.ActAnnounce:
 		n.w.announced(n, x.Level)
 	}
