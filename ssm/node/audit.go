@@ -129,14 +129,14 @@ func (r *slotRuntime) tellStrays(sure []audit.Difference) {
 		}
 	}
 	if n != r.audit.strays && n > 0 {
-		r.a.events.Add(Entry{Slot: r.n, Kind: "audit", Warn: true, Text: fmt.Sprintf("%d SAs in the kernel belong to no session", n)})
+		r.a.events.Add(Entry{Slot: r.n, Kind: "mismatch", Warn: true, Text: fmt.Sprintf("%d SAs in the kernel belong to no session", n)})
 	}
 	r.audit.strays = n
 }
 
 // repair mends one session.
 func (r *slotRuntime) repair(d audit.Difference, v audit.View, now time.Time) {
-	e := Entry{Slot: r.n, Kind: "audit", Warn: true, Reason: d.String()}
+	e := Entry{Slot: r.n, Kind: "mismatch", Warn: true, Reason: d.String()}
 	done := d.String()
 	defer func() { r.audit.repaired[done] = now }()
 	if r.mode == modeShadow {
