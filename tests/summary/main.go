@@ -130,34 +130,28 @@ func run(ctx context.Context, args []string, out io.Writer) (ok bool, err error)
 }
 
 // all plays every pass. What runs in guests waits most of its time (for detection, for
-// traffic to flow): where the machine has room, two guests run side by side, and the
-// simulator and the fuzz targets, which only compute, take what they leave.
+// traffic to flow): two guests run side by side where the machine has room, one at a time
+// elsewhere, and the simulator and the fuzz targets, which only compute, take what they
+// leave.
 func (r *runner) all(fuzz string) error {
 	round, err := uml.Round()
 	if err != nil { // what needs guests will say so itself
-		r.say("%v: everything one after the other", err)
+		r.say("%v: one guest at a time", err)
 		round = uml.Roomy + 1
+	}
+	guests, retries := "2", "2"
+	if round > uml.Roomy {
+		guests, retries = "1", "1"
+		r.say("a stop of a traced process and a page fault take %s: one guest at a time", round)
 	}
 	var text bytes.Buffer
 	computing := *r
-	compute := func() error { return errors.Join(computing.sim(simRuns), computing.fuzz(fuzz, nil)) }
-	lab := func(guests, retries string) error {
-		within := max(labTime, suiteTime-time.Since(r.began))
-		return r.lab("--slowest", slowest, "--within", within.Round(time.Second).String(), "--guests", guests, "--retries", retries)
-	}
-	if round > uml.Roomy {
-		guests := "1"
-		if ok, err := uml.Beside(); ok && err == nil {
-			guests = "2"
-		}
-		r.say("a stop of a traced process and a page fault take %s: everything one after the other, then the lab with %s guest(s)", round, guests)
-		err := errors.Join(r.unit(nil, func() {}), compute())
-		return errors.Join(err, lab(guests, "1"))
-	}
 	computing.out, computing.prefix = &text, leftovers()
+	compute := func() error { return errors.Join(computing.sim(simRuns), computing.fuzz(fuzz, nil)) }
 	done := make(chan error, 1)
 	err = r.unit(nil, func() { go func() { done <- compute() }() })
-	err = errors.Join(err, lab("2", "2"), <-done)
+	within := max(labTime, suiteTime-time.Since(r.began)).Round(time.Second).String()
+	err = errors.Join(err, r.lab("--slowest", slowest, "--within", within, "--guests", guests, "--retries", retries), <-done)
 	r.out.Write(text.Bytes())
 	return err
 }

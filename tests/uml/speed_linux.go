@@ -44,18 +44,6 @@ func Round() (time.Duration, error) {
 	return slices.Max(took[:]), nil
 }
 
-// Beside reports whether a second guest costs the first one little: whether the stops and
-// page faults that Round measures take about as long beside others as alone. Machines were
-// found where processors share a lock for them.
-func Beside() (bool, error) {
-	alone, err := round()
-	if err != nil {
-		return false, fmt.Errorf("time a traced process: %w", err)
-	}
-	together, err := Round()
-	return together <= alone*3/2, err
-}
-
 func round() (time.Duration, error) {
 	const samples, steps = 24, 100
 	page := syscall.Getpagesize()
