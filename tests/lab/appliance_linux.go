@@ -292,7 +292,7 @@ func (a *Appliance) Handover(ctx context.Context, slot uint32, to string, step f
 	if err != nil {
 		return nil, err
 	}
-	st, err := api.Handover(ctx, &v1.HandoverRequest{Slot: slot, To: to})
+	st, err := api.Handover(ctx, &v1.HandoverRequest{Slot: slot, To: to, Reason: "a scene of the lab"})
 	for err == nil {
 		var r *v1.HandoverResponse
 		if r, err = st.Recv(); err != nil {

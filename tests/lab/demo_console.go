@@ -115,8 +115,9 @@ func traffic(s *Stream) func() string {
 		if n.downGot != last {
 			last, since = n.downGot, time.Now()
 		}
-		text := fmt.Sprintf("up %s/%s  down %s/%s",
-			thousands(n.upGot-base.upGot), thousands(n.upSent-base.upSent), thousands(n.downGot-base.downGot), thousands(n.downSent-base.downSent))
+		// What was under way at the beginning has been sent before it.
+		of := func(got, sent int) string { return thousands(min(got, sent)) + "/" + thousands(sent) }
+		text := fmt.Sprintf("up %s  down %s", of(n.upGot-base.upGot, n.upSent-base.upSent), of(n.downGot-base.downGot, n.downSent-base.downSent))
 		if d := time.Since(since); d > 300*time.Millisecond {
 			text += fmt.Sprintf("  SILENT %.1f s", d.Seconds())
 		}
