@@ -612,7 +612,8 @@ type Appliance struct {
 	// Digest of the fleet section of the configuration.
 	FleetDigest string `protobuf:"bytes,9,opt,name=fleet_digest,json=fleetDigest,proto3" json:"fleet_digest,omitempty"`
 	// Sums over the slots that this appliance owns.
-	SlotsActive   uint32 `protobuf:"varint,10,opt,name=slots_active,json=slotsActive,proto3" json:"slots_active,omitempty"`
+	SlotsActive uint32 `protobuf:"varint,10,opt,name=slots_active,json=slotsActive,proto3" json:"slots_active,omitempty"`
+	// Slots of others of which this appliance keeps a twin.
 	SlotsShadowed uint32 `protobuf:"varint,11,opt,name=slots_shadowed,json=slotsShadowed,proto3" json:"slots_shadowed,omitempty"`
 	Sessions      uint64 `protobuf:"varint,12,opt,name=sessions,proto3" json:"sessions,omitempty"`
 	unknownFields protoimpl.UnknownFields

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -30,7 +31,7 @@ its owner. The last column says why something is not as it should be.`,
 			if a.json() {
 				return a.printJSON(st)
 			}
-			if err := printAppliance(a.out, st.Appliance); err != nil {
+			if err := printAppliance(a.out, st.Appliance, st.Slots); err != nil {
 				return err
 			}
 			fmt.Fprintln(a.out)
@@ -46,7 +47,17 @@ its owner. The last column says why something is not as it should be.`,
 	}
 }
 
-func printAppliance(w io.Writer, p *v1.Appliance) error {
+// covered counts the slots owned here that a shadow could take over now.
+func covered(slots []*v1.Slot) (n int) {
+	for _, s := range slots {
+		if s.Role == v1.Role_ROLE_OWNER && slices.ContainsFunc(s.Shadows, func(x *v1.Shadow) bool { return x.Ready }) {
+			n++
+		}
+	}
+	return n
+}
+
+func printAppliance(w io.Writer, p *v1.Appliance, slots []*v1.Slot) error {
 	state := "in service"
 	if p.GetDraining() {
 		state = "draining: takes no new sessions"
@@ -62,7 +73,7 @@ func printAppliance(w io.Writer, p *v1.Appliance) error {
 		"up", span(p.GetUptime()),
 		"boot", p.GetBoot(),
 		"shadowing", shadowing,
-		"sessions", fmt.Sprintf("%d in %d active slots, %d of them shadowed", p.GetSessions(), p.GetSlotsActive(), p.GetSlotsShadowed()),
+		"sessions", fmt.Sprintf("%d in %s owned, %d of them with a ready shadow; twins of %s of others", p.GetSessions(), plural(int(p.GetSlotsActive()), "slot"), covered(slots), plural(int(p.GetSlotsShadowed()), "slot")),
 		"fleet", p.GetFleetDigest(),
 	)
 }

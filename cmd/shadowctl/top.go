@@ -130,8 +130,8 @@ func frame(w io.Writer, before, now *look) error {
 	if h := now.health; h.GetEnabled() {
 		risk = fmt.Sprintf("hardware %s, risk %.2f %% in 30 days", word("STANDING", h.State), 100*h.Risk_30D)
 	}
-	fmt.Fprintf(w, "%s  %s  %s  up %s  %d sessions in %d slots, %d shadowed  %s\n\n", now.at.Format("15:04:05"), clean(p.GetName()), state, span(p.GetUptime()),
-		p.GetSessions(), p.GetSlotsActive(), p.GetSlotsShadowed(), risk)
+	fmt.Fprintf(w, "%s  %s  %s  up %s  %d sessions in %d slots, %d with a ready shadow, twins of %d  %s\n\n", now.at.Format("15:04:05"), clean(p.GetName()), state, span(p.GetUptime()),
+		p.GetSessions(), p.GetSlotsActive(), covered(now.status.Slots), p.GetSlotsShadowed(), risk)
 	t := newTable("SLOT", "OWNER", "HERE", "STATE", "SESSIONS", "IN/S", "TUNNEL/S", "LAG", "SHADOWS")
 	for _, s := range now.status.Slots {
 		t.add(fmt.Sprint(s.Number), cmp.Or(s.Owner, "nobody"), word("ROLE", s.Role), word("SLOT_STATE", s.State), number(s.Sessions),
