@@ -279,7 +279,8 @@ func (c *Core) onMessage(from Node, m Message) {
 	case KindClaim:
 		if c.believes(from, s, m.Owner, m.Ticket) {
 			c.onClaim(s, m.Owner, m.Ticket, m.Incarnation)
-			if s.owner == m.Owner && s.ticket == m.Ticket && s.owner != c.cfg.Self {
+			// Who hears of the claim in another way knows no reason.
+			if m.Reason != "" && s.owner == m.Owner && s.ticket == m.Ticket && s.owner != c.cfg.Self {
 				s.why = clip(m.Reason)
 			}
 		}

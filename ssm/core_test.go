@@ -517,3 +517,21 @@ func TestMoveWaitsForTheKernel(t *testing.T) {
 		}
 	}
 }
+
+// Everybody that hears a claim knows its reason, also where it is told again without one
+// or its ticket was known before.
+func TestTheReasonOfAClaimIsKnown(t *testing.T) {
+	f := newFleet(5, 3, 1)
+	settled(t, f)
+	f.step(f.node("n0"), EvMove{Slot: 1, To: "n1", ID: 1, Reason: "somebody asked for it"})
+	f.run(4 * time.Second)
+	ticket := f.node("n1").core.slots[1].ticket
+	for _, n := range []Node{"n0", "n1", "n2"} {
+		if n != "n1" {
+			f.step(f.node(n), EvMessage{"n1", Message{Kind: KindClaim, Slot: 1, Ticket: ticket, Owner: "n1"}})
+		}
+		if got := f.node(n).core.View().Slots[0].Why; got != "planned move from n0: somebody asked for it" {
+			t.Errorf("%s says %q", n, got)
+		}
+	}
+}

@@ -50,8 +50,8 @@ func typed(t *T, l *Lab) {
 		}
 	}
 	said(typing("shadowctl slot show 1"), "because", "nobody held the slot")
-	said(typing("shadowctl handover 1 --to fra --yes --reason 'new line card'", "traffic", "on fra", "shadowctl slot show 1", "on lhr", "shadowctl slot show 1"),
-		"lost 0,", "IKE: none; session kept", "fra> shadowctl", "planned move from ams: operator with uid 0 asked for it: new line card", "lhr> shadowctl")
+	said(typing("shadowctl handover 1 --to fra --yes --reason 'new line card'", "traffic", "on fra", "shadowctl slot show 1", "on lhr", "shadowctl slot show 1", "on ams", "shadowctl slot show 1 | grep because"),
+		"lost 0,", "IKE: none; session kept", "planned move from ams: operator with uid 0 asked for it: new line card", "ams> shadowctl slot show 1 | grep because\nbecause   planned move from ams")
 	said(typing("on nowhere", "cut r1", "boot ams", "shadowctl slot show", "r1 show protocols"),
 		"no such machine", "want an appliance", "ams is on", "exit status 2", "fra_4")
 	allReady(t, l)
