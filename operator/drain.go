@@ -81,7 +81,7 @@ func (d drains) Drain(req *v1.DrainRequest, stream grpc.ServerStreamingServer[v1
 	d.audit(stream.Context(), "drain", 0, nil, attrs)
 	why := who(stream.Context()) + " asked for it"
 	if req.Reason != "" {
-		why = req.Reason + " (" + who(stream.Context()) + ")"
+		why = req.Reason + ", asked for by " + who(stream.Context())
 	}
 	// A caller that hangs up stops hearing, not the drain.
 	account, err := d.backend.Drains.Drain(d.life, why, req.Maintenance, func(p *v1.DrainProgress) {
