@@ -1475,7 +1475,7 @@ type HandoverAccount struct {
 	Elapsed       *durationpb.Duration `protobuf:"bytes,6,opt,name=elapsed,proto3" json:"elapsed,omitempty"`
 	Phases        []*PhaseTime         `protobuf:"bytes,7,rep,name=phases,proto3" json:"phases,omitempty"`
 	// Packets that still arrived at the old owner after the flip; they were
-	// forwarded.
+	// delivered there.
 	PacketsLate uint64 `protobuf:"varint,8,opt,name=packets_late,json=packetsLate,proto3" json:"packets_late,omitempty"`
 	// How long the new owner held outbound packets back.
 	Hold          *durationpb.Duration `protobuf:"bytes,9,opt,name=hold,proto3" json:"hold,omitempty"`

@@ -108,7 +108,9 @@ func (a *app) printPlan(p *v1.PlanDrainResponse) error {
 		}
 		t.add(fmt.Sprint(m.Slot), fmt.Sprint(m.Sessions), m.To, m.Problem, strings.Join(cs, ", "))
 	}
-	if err := t.print(a.out); err != nil {
+	if len(p.Moves) == 0 {
+		fmt.Fprintf(a.out, "%s owns no slot: nothing has to move\n", p.Appliance)
+	} else if err := t.print(a.out); err != nil {
 		return err
 	}
 	fmt.Fprintln(a.out)

@@ -130,6 +130,6 @@ func (a *app) printAccount(acc *v1.HandoverAccount) error {
 		"took", span(acc.Elapsed),
 		"phases", strings.Join(phases, ", "),
 		"held back", span(acc.Hold),
-		"late at old owner", fmt.Sprintf("%d packets, forwarded", acc.PacketsLate),
+		"late at old owner", fmt.Sprintf("%d packets, delivered", acc.PacketsLate),
 	)
 }
