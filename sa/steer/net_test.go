@@ -334,10 +334,11 @@ func TestAdoption(t *testing.T) {
 		out := w.dial(w.client, netip.AddrPortFrom(clientAddr4, 40001), natPort(vip4))
 		var stop atomic.Bool
 		var sent, got atomic.Int64
-		var wg sync.WaitGroup
-		wg.Add(2)
+		var wg, sender sync.WaitGroup
+		wg.Add(1)
+		sender.Add(1)
 		go func() {
-			defer wg.Done()
+			defer sender.Done()
 			for !stop.Load() {
 				if _, err := out.Write(esp(2, 64)); err == nil {
 					sent.Add(1)
@@ -378,6 +379,7 @@ func TestAdoption(t *testing.T) {
 			w.check(s.Close())
 		}
 		stop.Store(true)
+		sender.Wait() // else its last packet is sent when nobody listens any more
 		for end := time.Now().Add(5 * time.Second); got.Load() < sent.Load() && time.Now().Before(end); {
 			time.Sleep(time.Millisecond)
 		}
