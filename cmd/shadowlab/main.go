@@ -62,7 +62,7 @@ func command() *cobra.Command {
 			}
 		}
 		if within > 0 {
-			r.Until = time.Now().Add(within)
+			r.Until, ss = time.Now().Add(within), lab.Weighty(ss)
 		}
 		if uml.Missing(need) != 0 && !uml.InGuest() && uml.Available() {
 			if why, err := tooSlow(slowest); err != nil || why != "" {

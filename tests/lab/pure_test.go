@@ -372,3 +372,19 @@ func TestRunnerReportsFailure(t *testing.T) {
 		t.Errorf("%d lines of results, want one each:\n%s", n, out.String())
 	}
 }
+
+func TestWeightyScenariosComeFirst(t *testing.T) {
+	all, err := Select(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := Weighty(all)
+	if len(got) != len(all) {
+		t.Fatalf("%d scenarios of %d", len(got), len(all))
+	}
+	for i, name := range weighty {
+		if got[i].Name != name {
+			t.Errorf("%s comes at place %d, want %s: is there no scenario of that name?", got[i].Name, i, name)
+		}
+	}
+}
