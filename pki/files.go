@@ -28,7 +28,7 @@ const FleetKeySize = 32
 
 // ErrKind says that a person's certificate would be replaced by an appliance's, or the
 // other way round.
-var ErrKind = errors.New("not of")
+var ErrKind = errors.New("a certificate of another kind")
 
 // ErrOpen says that others than the owner may read a key.
 var ErrOpen = errors.New("open to others")

@@ -265,8 +265,9 @@ func issueNamed(dir, name, kind string, o Options, about func(fleet string, t *x
 	if name+".crt" == CACertFile || name+".key" == FleetKeyFile {
 		return Made{}, fmt.Errorf("issue certificate: name %q: its files would replace the fleet's own, want another name", name)
 	}
-	if path := filepath.Join(dir, name+".crt"); o.Force && kindOf(path) != "" && kindOf(path) != kind {
-		return Made{}, fmt.Errorf("issue certificate for %s: %s is that of %s, %w %s: want another name, the role it had, or that file gone", name, path, kindOf(path), ErrKind, kind)
+	path := filepath.Join(dir, name+".crt")
+	if old := kindOf(path); o.Force && old != "" && old != kind {
+		return Made{}, fmt.Errorf("issue certificate for %s: %s is that of %s, not of %s: %w; want another name, the role it had, or that file gone", name, path, old, kind, ErrKind)
 	}
 	made, err := issue(dir, name, o, about)
 	if err != nil {

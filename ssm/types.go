@@ -3,8 +3,8 @@ package ssm
 import (
 	"fmt"
 	"slices"
-	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/shadowcast/shadowcast/sa"
 )
@@ -127,15 +127,27 @@ const (
 	KindAbort   Kind = "abort"   // Slot, Move, Reason: forget the move
 )
 
-// maxReason bounds the reasons that messages carry, in octets.
+// maxReason bounds the reasons that messages carry, in octets of JSON: a datagram holds
+// 1,200, and encoding/json makes six of some characters.
 const maxReason = 300
 
 // clip cuts a reason down to what a message carries.
 func clip(s string) string {
-	if len(s) <= maxReason {
-		return s
+	room := maxReason
+	for i, r := range s {
+		switch {
+		case r < ' ' || r == '<' || r == '>' || r == '&' || r == utf8.RuneError || r == '\u2028' || r == '\u2029':
+			room -= len(`\u0000`)
+		case r == '"' || r == '\\':
+			room -= 2
+		default:
+			room -= utf8.RuneLen(r)
+		}
+		if room < 0 {
+			return s[:i] + "..."
+		}
 	}
-	return strings.ToValidUTF8(s[:maxReason], "") + "..."
+	return s
 }
 
 // Message is what one core tells another. Unknown JSON keys are ignored so

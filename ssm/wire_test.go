@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"os"
 	"reflect"
+	"strings"
 	"testing"
 	"time"
 )
@@ -123,4 +124,24 @@ func FuzzMessage(f *testing.F) {
 			}
 		}
 	})
+}
+
+// Whatever a reason is made of, it does not make a message too long to be sent.
+func TestClippedReasonsFit(t *testing.T) {
+	for _, x := range []string{"a", "é", "€", "😀", "<", "&", `"`, `\`, "\x01", "\n", "\xff", "\u2028"} {
+		s := clip(strings.Repeat(x, 1000))
+		b, err := json.Marshal(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n := len(b) - 2; n > maxReason+3 || n < maxReason/3 { // \n is two octets, reckoned as six
+			t.Errorf("%q takes %d octets, want about %d at most", x, n, maxReason)
+		}
+		if clip(s) != s && len(s) < maxReason {
+			t.Errorf("%q is clipped twice", x)
+		}
+	}
+	if got := clip("asked for"); got != "asked for" {
+		t.Errorf("a short reason becomes %q", got)
+	}
 }

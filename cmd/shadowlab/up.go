@@ -25,19 +25,19 @@ func upCommand() *cobra.Command {
 		Short: "A fleet to type at: shadowctl, birdc, power cuts, with a client under traffic",
 		Long: `Bring up the fleet of the demo, with a client under traffic, and do what is typed at it:
 shadowctl and any other command at an appliance, birdc at a router, power cuts.
-Ctrl-C ends the command under way, exit or the end of the input the fleet. 'help' lists
-the commands; they may be piped in, too.`,
-		Example: "  bin/shadowlab up\n  printf 'shadowctl handover 1 --to fra\\ntraffic\\n' | bin/shadowlab up",
+Ctrl-C ends the command under way; exit, the end of the input, or Ctrl-C twice within a
+second the fleet. 'help' lists the commands; they may be piped in, too.`,
+		Example: "  bin/shadowlab up\n  printf 'shadowctl handover 1 --to fra --yes\\ntraffic\\n' | bin/shadowlab up",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx, stop := signal.NotifyContext(context.WithoutCancel(cmd.Context()), syscall.SIGTERM)
 			defer stop()
 			if missing := uml.Missing(lab.DemoNeed); missing != 0 && !uml.InGuest() {
-				return upInGuest(ctx, missing, memory)
+				return upInGuest(ctx, stop, missing, memory)
 			}
 			u.Console, u.Began, u.Live = cmd.OutOrStdout(), began(), live()
 			u.In = cmd.InOrStdin()
 			if !uml.InGuest() {
-				in, err := typed(ctx, cmd.InOrStdin())
+				in, err := typed(ctx, stop, cmd.InOrStdin())
 				if err != nil {
 					return err
 				}
@@ -53,12 +53,12 @@ the commands; they may be piped in, too.`,
 }
 
 // upInGuest runs this very command inside user-mode Linux.
-func upInGuest(ctx context.Context, missing uml.Need, memory string) error {
+func upInGuest(ctx context.Context, stop func(), missing uml.Need, memory string) error {
 	env, err := guestStory(missing)
 	if err != nil {
 		return err
 	}
-	in, err := typed(ctx, os.Stdin)
+	in, err := typed(ctx, stop, os.Stdin)
 	if err != nil {
 		return err
 	}
@@ -66,8 +66,10 @@ func upInGuest(ctx context.Context, missing uml.Need, memory string) error {
 	return exitOf(uml.Run(ctx, uml.Options{Memory: memory, Timeout: lab.UpTimeout, Env: env, Stdin: in}))
 }
 
-// typed are the lines of in, a line for each interrupt, and exit at the end.
-func typed(ctx context.Context, in io.Reader) (*os.File, error) {
+// typed are the lines of in, a line for each interrupt, and exit at the end. Two
+// interrupts within a second stop everything. What it starts ends with ctx, but for a
+// read of a terminal, which ends with the process.
+func typed(ctx context.Context, stop func(), in io.Reader) (*os.File, error) {
 	r, w, err := os.Pipe()
 	if err != nil {
 		return nil, fmt.Errorf("make a pipe: %w", err)
@@ -75,8 +77,16 @@ func typed(ctx context.Context, in io.Reader) (*os.File, error) {
 	lines := make(chan string)
 	go func() {
 		defer close(lines)
-		for sc := bufio.NewScanner(in); sc.Scan(); {
-			lines <- sc.Text()
+		sc := bufio.NewScanner(in)
+		for sc.Scan() {
+			select {
+			case lines <- sc.Text():
+			case <-ctx.Done():
+				return
+			}
+		}
+		if err := sc.Err(); err != nil {
+			fmt.Fprintln(os.Stderr, "shadowlab: read commands:", err)
 		}
 	}()
 	interrupts := make(chan os.Signal, 1)
@@ -84,12 +94,17 @@ func typed(ctx context.Context, in io.Reader) (*os.File, error) {
 	go func() {
 		defer w.Close()
 		defer signal.Stop(interrupts)
-		for {
+		for last := (time.Time{}); ; {
 			line, more := lab.Interrupt, true
 			select {
 			case <-ctx.Done():
 				return
 			case <-interrupts:
+				if time.Since(last) < time.Second {
+					stop()
+					return
+				}
+				last = time.Now()
 			case line, more = <-lines:
 			}
 			if !more {

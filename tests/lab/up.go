@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -54,6 +55,7 @@ func typed(t *T, l *Lab) {
 		"lost 0,", "IKE: none; session kept", "planned move from ams: operator with uid 0 asked for it: new line card", "ams> shadowctl slot show 1 | grep because\nbecause   planned move from ams")
 	said(typing("on nowhere", "cut r1", "boot ams", "shadowctl slot show", "r1 show protocols"),
 		"no such machine", "want an appliance", "ams is on", "exit status 2", "fra_4")
+	said(typing("shadowctl events --follow | cat", Interrupt, "shadowctl slot show 1 | grep because"), "interrupted", "\nbecause")
 	allReady(t, l)
 	typing("cut fra")
 	owner := owned(t, l, d.s.slot, l.Appliance("fra"))
@@ -139,13 +141,18 @@ func newDesk(t *T, l *Lab, s *attached, w io.Writer) (*desk, error) {
 // serve reads commands until the input ends or says exit. Interrupt ends the command
 // under way and is heeded at once.
 func (d *desk) serve(in io.Reader) error {
-	lines := make(chan string)
+	lines, over := make(chan string), make(chan struct{})
+	defer close(over)
 	var readErr error
-	go func() {
+	go func() { // ends with the input, or when it has a line that nobody wants any more
 		defer close(lines)
 		sc := bufio.NewScanner(in)
 		for sc.Scan() {
-			lines <- sc.Text()
+			select {
+			case lines <- sc.Text():
+			case <-over:
+				return
+			}
 		}
 		readErr = sc.Err()
 	}()
@@ -181,6 +188,9 @@ func (d *desk) serve(in io.Reader) error {
 			case next, more := <-lines:
 				switch {
 				case !more:
+					if readErr != nil {
+						fmt.Fprintf(d.w, "%v\n", readErr)
+					}
 					lines = nil
 					waiting = append(waiting, "exit")
 				case next == Interrupt:
@@ -276,6 +286,9 @@ func (d *desk) sh(ctx context.Context, line string) error {
 		}
 	}
 	cmd.Stdout, cmd.Stderr, cmd.WaitDelay = d.w, d.w, time.Second
+	// The whole pipeline ends, not the shell alone.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	err := inNamespace(d.l.Node(d.at).Name, cmd.Run)
 	var status *exec.ExitError
 	switch {
