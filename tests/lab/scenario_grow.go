@@ -10,12 +10,9 @@ import (
 )
 
 func init() {
-	o := fleetOptions(ConnSpec{Cert: true})
-	// As in upgrade: nothing fails here, and nobody may be missed while daemons start.
-	o.BFD, o.Probe, o.PPS = BFD{Interval: 500 * time.Millisecond, Multiplier: 6}, config.Probe{Interval: 200 * time.Millisecond, Lost: 10}, 100
 	Register(Scenario{
 		Name: "grow", Doc: "docs/operations.md adds an appliance with its slot to a fleet of two under traffic, moves a session there, and takes it out again",
-		Need: fleetNeed, Options: o, Timeout: 10 * time.Minute, Bench: true, Run: grow,
+		Need: fleetNeed, Options: patientOptions(), Timeout: 10 * time.Minute, Bench: true, Run: grow,
 	})
 }
 

@@ -15,14 +15,18 @@ import (
 const previousDaemon = "shadowcastd-previous"
 
 func init() {
-	o := fleetOptions(ConnSpec{Cert: true})
-	// Nothing fails here, and a daemon that starts takes the guest's only processor for
-	// seconds: nobody may be missed for that.
-	o.BFD, o.Probe, o.PPS = BFD{Interval: 500 * time.Millisecond, Multiplier: 6}, config.Probe{Interval: 200 * time.Millisecond, Lost: 10}, 100
 	Register(Scenario{
 		Name: "upgrade", Doc: "docs/operations.md upgrades a fleet under traffic, one appliance after another, from a daemon that speaks the replication protocol before",
-		Need: fleetNeed, Options: o, Timeout: 8 * time.Minute, Bench: true, Run: upgrade,
+		Need: fleetNeed, Options: patientOptions(), Timeout: 8 * time.Minute, Bench: true, Run: upgrade,
 	})
+}
+
+// patientOptions are those of scenarios in which daemons start while nothing fails: each
+// takes the guest's only processor for seconds, and nobody may be missed for that.
+func patientOptions() Options {
+	o := fleetOptions(ConnSpec{Cert: true})
+	o.BFD, o.Probe, o.PPS = BFD{Interval: 500 * time.Millisecond, Multiplier: 6}, config.Probe{Interval: 200 * time.Millisecond, Lost: 10}, 100
+	return o
 }
 
 func upgrade(t *T, l *Lab) {
