@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -110,6 +111,52 @@ func TestParseVerdict(t *testing.T) {
 		name, r, ok := parseVerdict(tc.line)
 		if ok != (tc.v != 0) || name != tc.name || r.verdict != tc.v || r.reason != tc.reason {
 			t.Errorf("%q: %q %+v %t", tc.line, name, r, ok)
+		}
+	}
+}
+
+func TestCoordinatorRace(t *testing.T) {
+	const progress = "fuzz: elapsed: 3s, execs: 27799 (9265/sec), new interesting: 2 (total: 24)\n"
+	for name, tc := range map[string]struct {
+		out  string
+		want bool
+	}{
+		"the race":                       {progress + "--- FAIL: FuzzOpen (4.02s)\n    context deadline exceeded\nFAIL\nexit status 1\nFAIL\texample.org/m/peer\t4.031s\n", true},
+		"an input failed":                {progress + "--- FAIL: FuzzOpen (0.02s)\n    --- FAIL: FuzzOpen (0.00s)\n        open_test.go:9: boom\n    \n    Failing input written to testdata/fuzz/FuzzOpen/1\nFAIL\n", false},
+		"an input failed, then the race": {progress + "    Failing input written to testdata/fuzz/FuzzOpen/1\n--- FAIL: FuzzOpen (4.02s)\n    context deadline exceeded\nFAIL\n", false},
+		"the target's own deadline":      {progress + "--- FAIL: FuzzOpen (4.02s)\n    open_test.go:9: context deadline exceeded\nFAIL\n", false},
+		"a seed failed":                  {"--- FAIL: FuzzOpen (0.02s)\n    --- FAIL: FuzzOpen/seed#0 (0.00s)\n        open_test.go:9: context deadline exceeded\nFAIL\n", false},
+		"no tests":                       {"FAIL\texample.org/m/peer [build failed]\n", false},
+	} {
+		if got := coordinatorRace(tc.out); got != tc.want {
+			t.Errorf("%s: %t", name, got)
+		}
+	}
+}
+
+// TestFuzzPlays has a go command whose fuzzer meets the race for some plays.
+func TestFuzzPlays(t *testing.T) {
+	for races, want := range []verdict{passed, passed, passed, failed} {
+		dir := t.TempDir()
+		script := fmt.Sprintf(`#!/bin/sh
+echo play >> %[1]s/plays
+[ $(wc -l < %[1]s/plays) -gt %[2]d ] && exit 0
+printf -- '--- FAIL: FuzzX (4.02s)\n    context deadline exceeded\nFAIL\n'
+exit 1
+`, dir, races)
+		if err := os.WriteFile(filepath.Join(dir, "go"), []byte(script), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		var out bytes.Buffer
+		r := &runner{ctx: t.Context(), out: &out, t: newTally(), goCmd: filepath.Join(dir, "go"), module: module}
+		if err := r.fuzzTarget(target{pkg: module + "/a", name: "FuzzX"}, "1s"); err != nil {
+			t.Fatal(err)
+		}
+		if got := r.t.results["a FuzzX (fuzz)"].verdict; got != want {
+			t.Errorf("%d races: verdict %d, want %d:\n%s", races, got, want, out.String())
+		}
+		if n := strings.Count(out.String(), "once more"); n != min(races, fuzzPlays-1) {
+			t.Errorf("%d races: %d told:\n%s", races, n, out.String())
 		}
 	}
 }
