@@ -78,8 +78,8 @@ lab-routers: build ## the fleet with BIRD and with FRR, IPv4 and IPv6 VIP; order
 shadowcastd-previous: ## a daemon that speaks the replication protocol before, to upgrade from
 	$(GO) build -tags previous_protocol -ldflags "-X main.version=previous" -o $(BIN)/shadowcastd-previous ./cmd/shadowcastd
 
-lab-upgrade: build shadowcastd-previous ## the upgrade of docs/operations.md, between two versions under traffic
-	$(BIN)/shadowlab run upgrade
+lab-upgrade: build shadowcastd-previous ## the upgrade of docs/operations.md between two versions under traffic, and the way back
+	$(BIN)/shadowlab run upgrade rollback
 
 lab-install: build deb ## docs/install.md as it stands, with the package on three machines: preflight's findings and fixes, a client, a move
 	$(BIN)/shadowlab run install
