@@ -56,6 +56,7 @@ func (c *collector) config(r *rawConfig) *Config {
 	cfg.DNS = c.dns(&r.DNS, &cfg.Fleet)
 	cfg.Redirect = c.redirect(&r.Redirect, &cfg.Fleet)
 	cfg.Health = c.health(&r.Health)
+	c.ports(cfg)
 	if len(cfg.RunDir) > maxRunDir {
 		c.addf("run_dir", "%d characters; want at most %d, so that sockets below it fit the kernel's limit", len(cfg.RunDir), maxRunDir)
 	}

@@ -227,6 +227,13 @@ var wrongs = []wrong{
 	{"log format", "node: ams\n", "node: ams\nlog: {format: xml}\n"},
 	{"operator API on every address by accident", "node: ams\n", "node: ams\noperator: {listen: \":4505\"}\n"},
 	{"metrics without port", "node: ams\n", "node: ams\nmetrics: {listen: 127.0.0.1}\n"},
+	{"metrics on the replication port", "node: ams\n", "node: ams\nmetrics: {listen: 192.0.2.11:4501}\n"},
+	{"metrics on the BGP port", "node: ams\n", "node: ams\nmetrics: {listen: 127.0.0.1:179}\n"},
+	{"operator API on the gossip port of every address", "node: ams\n", "node: ams\noperator: {listen: \"[::]:4504\"}\n"},
+	{"operator API and metrics in one place", "node: ams\n", "node: ams\noperator: {listen: 127.0.0.1:9501}\nmetrics: {listen: \"0.0.0.0:9501\"}\n"},
+	{"key again in other letters", "node: ams\n", "node: ams\nNODE: fra\n"},
+	{"slot's key again in other letters", "      home: fra\n", "      home: ams\n      Home: fra\n"},
+	{"value without a key", "node: ams\n", "node: ams\n~: fra\n"},
 	{"duplicate appliance", "name: fra\n", "name: ams\n"},
 	{"appliance without name", "- name: fra\n", "- name: \"\"\n"},
 	{"appliance without site", "      site: london\n", "\n"},
@@ -382,4 +389,27 @@ func FuzzParse(f *testing.F) {
 			t.Fatalf("read back %+v (%v), want %+v", d, err, c)
 		}
 	})
+}
+
+// What closes fences must find them, however wrong the rest is.
+func TestBPFDir(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "c.yaml")
+	for text, want := range map[string]struct{ dir, err string }{
+		"bpf_dir: /b\nnode: [1]\nnodee: x\n": {"/b", ""},
+		"node: ams\n":                        {defaultBPFDir, ""},
+		"bpf_dir: b\n":                       {defaultBPFDir, "no absolute path"},
+		"bpf_dir: [\n":                       {defaultBPFDir, "read bpf_dir of "},
+		"":                                   {defaultBPFDir, ""},
+	} {
+		if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		dir, err := BPFDir(file)
+		if dir != want.dir || (err == nil) != (want.err == "") || err != nil && !strings.Contains(err.Error(), want.err) {
+			t.Errorf("%q: %s, %v", text, dir, err)
+		}
+	}
+	if dir, err := BPFDir(file + ".none"); dir != defaultBPFDir || err == nil {
+		t.Errorf("no file: %s, %v", dir, err)
+	}
 }

@@ -20,7 +20,7 @@ var defaults = map[reflect.Type]section{
 	reflect.TypeFor[rawConfig](): {
 		"run_dir":        "/run/shadowcast",
 		"state_dir":      "/var/lib/shadowcast",
-		"bpf_dir":        "/sys/fs/bpf/shadowcast",
+		"bpf_dir":        defaultBPFDir,
 		"netns_prefix":   "sc",
 		"swanctl_dir":    "/etc/swanctl",
 		"fleet_key_file": pkiDir + "/fleet.key",

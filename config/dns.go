@@ -121,11 +121,14 @@ func (c *collector) domain(path, s, what string) string {
 	switch {
 	case s == "":
 		c.addf(path, "missing; want %s", what)
-	case len(s) > 200 || !domainForm.MatchString(s):
+	case !domain(s):
 		c.addf(path, "%q; want %s", s, what)
 	}
 	return s
 }
+
+// domain reports whether s has the form of a domain name.
+func domain(s string) bool { return len(s) <= 200 && domainForm.MatchString(s) }
 
 func (d DNS) raw() (r rawDNS) {
 	if !d.Enabled() {

@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"reflect"
 	"regexp"
 	"strconv"
@@ -33,6 +34,30 @@ func Load(path string) (*Config, error) {
 		return nil, &FileError{File: path, Problems: ps}
 	}
 	return c, err
+}
+
+const defaultBPFDir = "/sys/fs/bpf/shadowcast"
+
+// BPFDir is bpf_dir of the file at path, however wrong the rest of it is; where it cannot
+// be read, the default and why.
+func BPFDir(path string) (string, error) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return defaultBPFDir, fmt.Errorf("read config: %w", err)
+	}
+	raw := struct {
+		BPFDir string `yaml:"bpf_dir"`
+	}{}
+	if err := yaml.Unmarshal(text, &raw); err != nil {
+		return defaultBPFDir, fmt.Errorf("read bpf_dir of %s: %w", path, err)
+	}
+	switch {
+	case raw.BPFDir == "":
+		return defaultBPFDir, nil
+	case !filepath.IsAbs(raw.BPFDir):
+		return defaultBPFDir, fmt.Errorf("read bpf_dir of %s: %q is no absolute path", path, raw.BPFDir)
+	}
+	return raw.BPFDir, nil
 }
 
 // Parse checks text and returns what it says. Its error is Problems.
@@ -80,9 +105,9 @@ const (
 	maxDepth  = 12
 )
 
-// index records the line of every value. It refuses keys without a value, of
-// which viper would tell nobody. False means that
-// there are too many or that they nest too deep.
+// index records the line of every value. It refuses keys without a value, and keys that
+// differ in case only, of which viper would take any. False means that there are too many
+// or that they nest too deep.
 func (c *collector) index(path string, n *yaml.Node, depth int) bool {
 	if c.values++; c.values > maxValues || depth > maxDepth {
 		return false
@@ -96,11 +121,24 @@ func (c *collector) index(path string, n *yaml.Node, depth int) bool {
 		if len(n.Content) == 0 {
 			c.addf(path, "is empty; give its keys or remove it")
 		}
+		names := map[string]*yaml.Node{}
 		for i := 0; i+1 < len(n.Content); i += 2 {
 			key, value := n.Content[i], n.Content[i+1]
-			sub := strings.ToLower(key.Value)
+			name := strings.ToLower(key.Value)
+			sub := name
 			if path != "" {
-				sub = path + "." + sub
+				sub = path + "." + name
+			}
+			if first := names[name]; first != nil {
+				if first.Value == key.Value {
+					continue // the decoder says so
+				}
+				c.problems = append(c.problems, Problem{Path: sub, Text: fmt.Sprintf("%q is the key %q of line %d again; want it once", key.Value, first.Value, first.Line), Line: key.Line})
+				continue
+			}
+			names[name] = key
+			if key.Tag == "!!null" {
+				c.problems = append(c.problems, Problem{Path: path, Text: "has a value without a key", Line: key.Line})
 			}
 			if !c.index(sub, value, depth+1) {
 				return false

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
 )
@@ -42,17 +43,33 @@ func (c *collector) redirect(r *rawRedirect, f *Fleet) (d Redirect) {
 		return d
 	}
 	d = Redirect{Gateway: r.Gateway, Drain: RedirectDrain(r.Drain), Rate: c.within("redirect.rate", r.Rate, 1, 1000)}
-	if a, err := netip.ParseAddr(r.Gateway); err != nil {
-		c.domain("redirect.gateway", r.Gateway, "the address or the name of the gateway to which clients shall go")
-	} else if a.IsUnspecified() || a.IsMulticast() || a.Zone() != "" {
-		c.addf("redirect.gateway", "%s; want the unicast address of a gateway", a)
-	} else if len(f.VIPs) == 1 && f.VIPs[0] == a {
-		c.addf("redirect.gateway", "%s is the only VIP of this fleet; want another gateway: clients would come back here", a)
+	if wrong := GatewayProblem(r.Gateway, f); wrong != "" {
+		c.addf("redirect.gateway", "%s", wrong)
 	}
 	if !slices.Contains(redirectDrains, r.Drain) {
 		c.addf("redirect.drain", "%q; want %s", r.Drain, oneOf(redirectDrains))
 	}
 	return d
+}
+
+// GatewayProblem says why clients of the fleet f cannot be told to go to a gateway, and
+// what would be right; "" where they can.
+func GatewayProblem(gateway string, f *Fleet) string {
+	const want = "want the address or the name of the gateway to which clients shall go"
+	a, err := netip.ParseAddr(gateway)
+	switch {
+	case gateway == "":
+		return "missing; " + want
+	case err != nil && !domain(gateway):
+		return fmt.Sprintf("%q; %s", gateway, want)
+	case err != nil:
+		return ""
+	case a.IsUnspecified() || a.IsMulticast() || a.Zone() != "":
+		return fmt.Sprintf("%s; want the unicast address of a gateway", a)
+	case len(f.VIPs) == 1 && f.VIPs[0] == a:
+		return fmt.Sprintf("%s is the only VIP of this fleet; want another gateway: clients would come back here", a)
+	}
+	return ""
 }
 
 func (r Redirect) raw() rawRedirect {

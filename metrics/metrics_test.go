@@ -114,6 +114,22 @@ func TestExposition(t *testing.T) {
 	}
 }
 
+// A slot is served where anybody is heard that owns it.
+func TestServed(t *testing.T) {
+	s := fleetSnapshot(1)
+	s.Peers[0].Claims = []*v1.Claim{{Slot: 2, Ticket: 4}}
+	s.Peers[1].Claims = []*v1.Claim{{Slot: 3, Ticket: 5}} // it is not heard
+	for n := uint32(2); n <= 4; n++ {
+		s.Slots = append(s.Slots, &v1.Slot{Number: n, Owner: "fra", Role: v1.Role_ROLE_SHADOW, State: v1.SlotState_SLOT_STATE_PASSIVE})
+	}
+	got := gather(t, registry(t, s))
+	for n, want := range []int{1: 1, 1, 0, 0} {
+		if line := fmt.Sprintf("shadowcast_slot_served{slot=\"%d\"} %d\n", n, want); n > 0 && !strings.Contains(got, line) {
+			t.Errorf("no line %q in\n%s", line, got)
+		}
+	}
+}
+
 // Names, units and help texts follow the conventions of Prometheus.
 func TestLint(t *testing.T) {
 	reg := registry(t, fleetSnapshot(2))

@@ -80,6 +80,7 @@ func NewRecorder(log EventLog, reg prometheus.Registerer) *Recorder {
 	r.phase = r.histograms("handover_phase_duration_seconds", phaseBuckets, "Phases of planned moves of slots owned here.", "phase")
 	r.drains = r.counters("drains_total", "Drains of this appliance by outcome.", "outcome")
 	// Known values are there from the start, so that a rate sees the first one.
+	r.events.WithLabelValues(r.kinds.bound("error"), severityText(v1.Severity_SEVERITY_WARNING))
 	for _, c := range []string{causeDeath, causeOther} {
 		r.takeovers.WithLabelValues(c)
 	}

@@ -190,3 +190,12 @@ func TestServer(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// The first errors count too: a rule on the rate must see the zero before them.
+func TestErrorsCountFromTheFirst(t *testing.T) {
+	reg := prometheus.NewRegistry()
+	NewRecorder(nil, reg)
+	if got := gather(t, reg); !strings.Contains(got, `shadowcast_events_total{kind="error",severity="warning"} 0`) {
+		t.Errorf("no error is no zero:\n%s", got)
+	}
+}

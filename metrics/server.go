@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"golang.org/x/net/netutil"
 	"golang.org/x/sync/errgroup"
 )
 
@@ -23,7 +24,8 @@ const (
 	idleTime    = 2 * time.Minute
 	writeTime   = 30 * time.Second
 	maxHeader   = 16 << 10
-	maxInFlight = 4 // scrapes at once; each takes a snapshot
+	maxInFlight = 4  // scrapes at once; each takes a snapshot
+	maxVisitors = 64 // connections at a time: the daemon needs its file descriptors
 	stopTime    = 2 * time.Second
 )
 
@@ -69,6 +71,7 @@ func (s *Server) Run(ctx context.Context) error {
 	if a, ok := l.Addr().(*net.TCPAddr); ok {
 		s.addr = a.AddrPort()
 	}
+	l = netutil.LimitListener(l, maxVisitors)
 	h := &http.Server{Handler: s.mux, ReadHeaderTimeout: headerTime, ReadTimeout: headerTime, WriteTimeout: writeTime, IdleTimeout: idleTime, MaxHeaderBytes: maxHeader}
 	g, gctx := errgroup.WithContext(ctx)
 	h.BaseContext = func(net.Listener) context.Context { return gctx }

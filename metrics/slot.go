@@ -1,8 +1,9 @@
 package metrics
 
 import (
-	v1 "github.com/shadowcast/shadowcast/api/v1"
 	"slices"
+
+	v1 "github.com/shadowcast/shadowcast/api/v1"
 )
 
 // placed calls f for the slots that have a place on this appliance.
@@ -30,6 +31,11 @@ func slotFamilies() []family {
 	}
 	return []family{
 		gauge("slot_owned", "1 where this appliance owns the slot.", slot, each(func(x *v1.Slot) float64 { return truth(x.Role == v1.Role_ROLE_OWNER) })),
+		gauge("slot_served", "1 where this appliance owns the slot, or hears one that says it does.", slot, func(s *Snapshot, out emit) {
+			placed(s, func(x *v1.Slot, n string) {
+				out(truth(x.Role == v1.Role_ROLE_OWNER || slices.ContainsFunc(s.Peers, func(p *v1.Peer) bool { return heardOwner(p, x.Number) })), n)
+			})
+		}),
 		gauge("slot_home", "1 where this appliance is the slot's home.", slot, func(s *Snapshot, out emit) {
 			placed(s, func(x *v1.Slot, n string) { out(truth(s.Appliance != nil && x.Home == s.Appliance.Name), n) })
 		}),
@@ -126,6 +132,11 @@ func shadowFamilies() []family {
 		counter("replication_connects_total", "Replication streams that got past the greeting since the tenure began.", labels, stream(func(r Replication) uint64 { return r.Connects })),
 		counter("replication_repairs_total", "Comparisons with the shadow that found a difference since the tenure began.", labels, stream(func(r Replication) uint64 { return r.Repairs })),
 	}
+}
+
+// heardOwner reports whether p is heard and says that it owns the slot.
+func heardOwner(p *v1.Peer, slot uint32) bool {
+	return p.State == v1.PeerState_PEER_STATE_UP && slices.ContainsFunc(p.Claims, func(c *v1.Claim) bool { return c.Slot == slot })
 }
 
 // members are the shadows of x without those that were let go: these cover nothing.

@@ -2,9 +2,11 @@ package operator
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"maps"
 	"strconv"
+	"time"
 
 	"google.golang.org/grpc/credentials"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
@@ -115,8 +117,15 @@ func (s *service) permit(ctx context.Context, method string) error {
 	default:
 		return nil
 	}
-	attrs := maps.Clone(c.attrs)
-	attrs["call"], attrs["outcome"] = method, "refused"
-	s.events.Add(Event{Kind: "audit", Level: slog.LevelWarn, Message: "operator was refused " + method, Reason: err.Message, Attributes: attrs})
+	s.refused.add(refusedCall{who: c.attrs["operator"], method: method}, time.Now(), func(since int) {
+		attrs := maps.Clone(c.attrs)
+		attrs["call"], attrs["outcome"] = callName(method), "refused"
+		reason := err.Message
+		if since > 0 {
+			attrs["unsaid"] = strconv.Itoa(since)
+			reason += fmt.Sprintf("; as %d times since this was last told", since)
+		}
+		s.events.Add(Event{Kind: "audit", Level: slog.LevelWarn, Message: "operator was refused " + method, Reason: reason, Attributes: attrs})
+	})
 	return err
 }

@@ -5,8 +5,10 @@ import (
 	"net"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -197,21 +199,55 @@ func TestStrangers(t *testing.T) {
 	}
 }
 
-// TestPortTaken fails without leaving the socket behind.
+// TestPortTaken answers at the socket, says why not elsewhere, and does so when it can.
 func TestPortTaken(t *testing.T) {
 	_, ams := fleetPKI(t)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	socket := filepath.Join(t.TempDir(), "s")
-	s := operator.NewServer(socket, fleet(0).Backend(), operator.NewEvents("ams", 1, nil))
-	s.ListenTLS(netip.MustParseAddrPort(l.Addr().String()), ams.PeopleTLS())
-	if err := s.Run(t.Context()); err == nil {
-		t.Error("it serves on a port that is taken")
+	d := startWith(t, fleet(0), 10, func(s *operator.Server) {
+		s.ListenTLS(netip.MustParseAddrPort(l.Addr().String()), ams.PeopleTLS())
+		s.ListenAgain(time.Millisecond)
+	})
+	if _, err := d.client.GetStatus(t.Context(), &v1.GetStatusRequest{}); err != nil {
+		t.Errorf("at the local socket: %v", err)
 	}
-	if m, _ := filepath.Glob(socket + "*"); len(m) != 0 {
-		t.Errorf("left behind: %q", m)
+	time.Sleep(20 * time.Millisecond) // for some tries
+	evs, _, _ := d.events.After(0, 10)
+	if len(evs) != 1 || evs[0].Kind != "error" || !strings.Contains(evs[0].Reason, "operator.listen: ") || !strings.Contains(evs[0].Reason, "in use") {
+		t.Errorf("events %v, want one that says why", evs)
+	}
+	l.Close()
+	for d.server.Remote() == nil {
+		select {
+		case <-t.Context().Done():
+			t.Fatal("it never listened")
+		case <-time.After(time.Millisecond):
+		}
+	}
+	if got := d.server.Remote().String(); got != l.Addr().String() {
+		t.Errorf("listens at %s, want %s", got, l.Addr())
+	}
+}
+
+// TestRefusalsAreTold as often as an operator wants to know, not as often as they happen.
+func TestRefusalsAreTold(t *testing.T) {
+	d, dir := startRemote(t)
+	conn, last := d.as(t, dir, pki.Viewer), d.events.Last()
+	for range 50 {
+		for _, m := range []string{v1.DrainService_Drain_FullMethodName, v1.DrainService_Undrain_FullMethodName} {
+			if err := call(t.Context(), conn, m, mutating[m]); status.Code(err) != codes.PermissionDenied {
+				t.Fatalf("%s: %v", m, err)
+			}
+		}
+	}
+	evs, _, _ := d.events.After(last, 100)
+	var calls []string
+	for _, e := range evs {
+		calls = append(calls, e.Attributes["call"]+" "+e.Attributes["outcome"])
+	}
+	if want := []string{"drain refused", "undrain refused"}; !slices.Equal(calls, want) {
+		t.Errorf("told of %q, want %q", calls, want)
 	}
 }

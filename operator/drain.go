@@ -33,6 +33,31 @@ type DrainSource interface {
 	Redirect(ctx context.Context, req *v1.RedirectRequest, progress func(*v1.RedirectProgress)) (*v1.RedirectAccount, error)
 }
 
+// maxBehind bounds the steps that a caller may lag behind; later ones are left out.
+const maxBehind = 256
+
+// relay hands what is reported to send, so that a caller who does not read holds up
+// nobody but itself. said waits until everything is sent or the caller is gone, and must
+// be called before anything else is sent.
+func relay[T any](send func(T) error) (report func(T), said func()) {
+	queue, done := make(chan T, maxBehind), make(chan struct{})
+	go func() {
+		defer close(done)
+		for x := range queue {
+			_ = send(x) // who hangs up stops hearing, no more
+		}
+	}()
+	return func(x T) {
+			select {
+			case queue <- x:
+			default:
+			}
+		}, func() {
+			close(queue)
+			<-done
+		}
+}
+
 // drains answers DrainService.
 type drains struct {
 	v1.UnimplementedDrainServiceServer
@@ -84,13 +109,15 @@ func (d drains) Drain(req *v1.DrainRequest, stream grpc.ServerStreamingServer[v1
 		why = req.Reason + ", asked for by " + who(stream.Context())
 	}
 	// A caller that hangs up stops hearing, not the drain.
-	account, err := d.backend.Drains.Drain(d.life, why, req.Maintenance, func(p *v1.DrainProgress) {
-		_ = stream.Send(&v1.DrainResponse{Event: &v1.DrainResponse_Progress{Progress: p}})
+	progress, said := relay(func(p *v1.DrainProgress) error {
+		return stream.Send(&v1.DrainResponse{Event: &v1.DrainResponse_Progress{Progress: p}})
 	})
+	account, err := d.backend.Drains.Drain(d.life, why, req.Maintenance, progress)
 	if err != nil && d.life.Err() != nil && errors.Is(err, context.Canceled) {
 		err = status.Errorf(codes.Unavailable, "the daemon stopped in the middle of the drain: %v", err)
 	}
 	d.audit(stream.Context(), "drain", 0, err, map[string]string{"reason": req.Reason})
+	said()
 	if err != nil {
 		return err
 	}
@@ -121,12 +148,14 @@ func (d drains) Redirect(req *v1.RedirectRequest, stream grpc.ServerStreamingSer
 	if req.Rate > maxRedirectRate {
 		return Invalid("RATE_INVALID", "rate: %d clients a second, want at most %d", req.Rate, maxRedirectRate)
 	}
-	account, err := d.backend.Drains.Redirect(stream.Context(), req, func(p *v1.RedirectProgress) {
-		_ = stream.Send(&v1.RedirectResponse{Event: &v1.RedirectResponse_Progress{Progress: p}})
+	progress, said := relay(func(p *v1.RedirectProgress) error {
+		return stream.Send(&v1.RedirectResponse{Event: &v1.RedirectResponse_Progress{Progress: p}})
 	})
+	account, err := d.backend.Drains.Redirect(stream.Context(), req, progress)
 	if !req.DryRun {
 		d.audit(stream.Context(), "redirect", sa.Slot(req.Slot), err, map[string]string{"gateway": account.GetGateway(), "vip": req.Vip, "client": req.Client})
 	}
+	said()
 	if err != nil {
 		return err
 	}

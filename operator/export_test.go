@@ -1,6 +1,10 @@
 package operator
 
-import "github.com/shadowcast/shadowcast/pki"
+import (
+	"time"
+
+	"github.com/shadowcast/shadowcast/pki"
+)
 
 // Methods are the full names of everything that s answers, with the role that each
 // takes; 0 where none is listed.
@@ -17,3 +21,6 @@ func (s *Server) Methods() map[string]pki.Role {
 
 // Roles is the table of roles.
 var Roles = roles
+
+// ListenAgain sets how soon a failed listener is tried again.
+func (s *Server) ListenAgain(d time.Duration) { s.again = d }

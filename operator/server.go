@@ -5,9 +5,11 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/netip"
 	"os"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/net/netutil"
@@ -39,6 +41,8 @@ const (
 	// maxAge ends connections, streams included, so that a certificate that expired
 	// or a CA that was taken away does not stay.
 	maxAge = 12 * time.Hour
+	// listenAgain is between two tries to listen where that failed.
+	listenAgain = 5 * time.Second
 )
 
 // Server is the operator API of one appliance.
@@ -47,7 +51,9 @@ type Server struct {
 	grpc   *grpc.Server // at the local socket
 	remote *grpc.Server // over TCP; nil without
 	addr   netip.AddrPort
-	far    net.Addr // where remote listens
+	far    atomic.Pointer[net.Addr] // where remote listens
+	failed string                   // why listening over TCP failed last; of Run
+	again  time.Duration
 	health *health.Server
 	svc    *service
 	ready  chan struct{}
@@ -60,6 +66,7 @@ func NewServer(socket string, b Backend, events *Events) *Server {
 		health: health.NewServer(),
 		svc:    &service{backend: b, events: events, stopping: make(chan struct{})},
 		ready:  make(chan struct{}),
+		again:  listenAgain,
 	}
 	s.grpc = s.serve(peerCredentials{})
 	s.SetServing(false)
@@ -112,8 +119,13 @@ func (s *Server) String() string { return "operator API" }
 func (s *Server) Ready() <-chan struct{} { return s.ready }
 
 // Remote is where people are answered over TCP, nil where they are not; known once
-// the server is ready.
-func (s *Server) Remote() net.Addr { return s.far }
+// the server is ready, unless nothing could listen there yet.
+func (s *Server) Remote() net.Addr {
+	if a := s.far.Load(); a != nil {
+		return *a
+	}
+	return nil
+}
 
 // SetServing tells the health service whether the appliance does its work. It
 // does not until this is called.
@@ -134,14 +146,7 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 	var far net.Listener
 	if s.remote != nil {
-		if far, err = (&net.ListenConfig{}).Listen(ctx, "tcp", s.addr.String()); err != nil {
-			l.Close()
-			os.Remove(s.socket)
-			return fmt.Errorf("serve operator API: %w", err)
-		}
-		s.far = far.Addr()
-		// Before a certificate is checked anybody may take a connection.
-		far = netutil.LimitListener(far, maxRemote)
+		far = s.listenTLS(ctx)
 	}
 	// Handovers outlive their callers, not the daemon.
 	life, end := context.WithCancel(context.WithoutCancel(ctx))
@@ -167,8 +172,22 @@ func (s *Server) Run(ctx context.Context) error {
 		})
 	}
 	serve(s.grpc, l)
-	if s.remote != nil {
+	switch {
+	case far != nil:
 		serve(s.remote, far)
+	case s.remote != nil:
+		g.Go(func() error {
+			for far == nil {
+				select {
+				case <-gctx.Done():
+					return nil
+				case <-time.After(s.again):
+				}
+				far = s.listenTLS(gctx)
+			}
+			serve(s.remote, far)
+			return nil
+		})
 	}
 	g.Go(func() error {
 		<-gctx.Done()
@@ -184,6 +203,24 @@ func (s *Server) Run(ctx context.Context) error {
 		os.Remove(s.socket)
 	}
 	return err
+}
+
+// listenTLS listens for people. Where that cannot be, nil, the local socket answers and
+// the event log says why, once per reason: an appliance does not end its sessions because
+// an address of its management network is missing.
+func (s *Server) listenTLS(ctx context.Context) net.Listener {
+	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", s.addr.String())
+	if err != nil {
+		if ctx.Err() == nil && err.Error() != s.failed {
+			s.svc.events.Add(Event{Kind: "error", Level: slog.LevelWarn, Message: "listen for operators over TCP failed", Reason: "operator.listen: " + err.Error()})
+			s.failed = err.Error()
+		}
+		return nil
+	}
+	addr := l.Addr()
+	s.far.Store(&addr)
+	// Before a certificate is checked anybody may take a connection.
+	return netutil.LimitListener(l, maxRemote)
 }
 
 // asStatus gives every error a code.

@@ -35,6 +35,7 @@ type service struct {
 	events   *Events
 	life     context.Context // of the daemon; set before the first call
 	stopping chan struct{}
+	refused  refusedCalls
 }
 
 func (s *service) GetStatus(ctx context.Context, _ *v1.GetStatusRequest) (*v1.GetStatusResponse, error) {
@@ -171,13 +172,15 @@ func (s *service) Handover(req *v1.HandoverRequest, stream grpc.ServerStreamingS
 	}
 	s.audit(stream.Context(), "slot.handover", n, nil, map[string]string{"to": req.To, "outcome": "asked"})
 	// A caller that hangs up stops hearing, not the handover.
-	account, err := s.backend.Slots.Handover(s.life, n, req.To, why, func(p *v1.HandoverProgress) {
-		_ = stream.Send(&v1.HandoverResponse{Event: &v1.HandoverResponse_Progress{Progress: p}})
+	progress, said := relay(func(p *v1.HandoverProgress) error {
+		return stream.Send(&v1.HandoverResponse{Event: &v1.HandoverResponse_Progress{Progress: p}})
 	})
+	account, err := s.backend.Slots.Handover(s.life, n, req.To, why, progress)
 	if err != nil && s.life.Err() != nil && errors.Is(err, context.Canceled) {
 		err = status.Errorf(codes.Unavailable, "the daemon stopped in the middle of the handover: %v", err)
 	}
 	s.audit(stream.Context(), "slot.handover", n, err, map[string]string{"to": req.To})
+	said()
 	if err != nil {
 		return err
 	}

@@ -1,6 +1,7 @@
 package statuspage
 
 import (
+	"context"
 	"embed"
 	"encoding/json"
 	"io/fs"
@@ -27,6 +28,9 @@ const maxEvents = 200
 
 // fresh is how long a snapshot serves every visitor: many windows cost what one does.
 const fresh = 500 * time.Millisecond
+
+// patience bounds how long a visitor waits for the daemon.
+const patience = 5 * time.Second
 
 // shown are the kinds of events that tell of the fleet. Others may name sessions.
 var shown = map[string]bool{"claim": true, "active": true, "owner": true, "lost": true, "move": true, "drain": true, "standing": true, "suspect": true, "heard": true,
@@ -87,7 +91,10 @@ func (h *handler) reading(r *http.Request) ([]byte, error) {
 	if h.body != nil && time.Since(h.at) < fresh {
 		return h.body, nil
 	}
-	s, err := h.source.Snapshot(r.Context())
+	// Visitors wait behind one another: nobody may wait for ever.
+	ctx, cancel := context.WithTimeout(r.Context(), patience)
+	defer cancel()
+	s, err := h.source.Snapshot(ctx)
 	if err != nil {
 		return nil, err
 	}

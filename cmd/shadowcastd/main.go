@@ -76,6 +76,7 @@ WatchdogSec, that its core still answers.`,
 }
 
 func run(ctx context.Context, file string) error {
+	hup := hangups()
 	cfg, err := config.Load(file)
 	if err != nil {
 		return err
@@ -95,12 +96,17 @@ func run(ctx context.Context, file string) error {
 	}
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
-	a.OnReady(func() { daemon.SdNotify(false, daemon.SdNotifyReady) })
+	ready := make(chan struct{})
+	a.OnReady(func() {
+		daemon.SdNotify(false, daemon.SdNotifyReady)
+		close(ready)
+	})
 	// The watchdog outlives ctx: the daemon works while it drains and withdraws.
 	work, done := context.WithCancel(context.WithoutCancel(ctx))
 	var g errgroup.Group
 	g.Go(func() error { return watchdog(work, log, a.Pulse) })
-	g.Go(func() error { return reloads(work, func() { a.Reload(file, level) }) })
+	g.Go(func() error { return reloads(work, hup, ready, func() { a.Reload(file, level) }) })
+	g.Go(func() error { return stopping(ctx, work, cfg.Fleet.Handover.StopDrain) })
 	g.Go(func() error {
 		defer done()
 		return a.Run(ctx)

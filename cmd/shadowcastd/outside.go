@@ -13,10 +13,26 @@ import (
 	"github.com/shadowcast/shadowcast/sa/slot"
 )
 
+// group is a command that does nothing without one of its own.
+func group(name, short string) *cobra.Command {
+	g := &cobra.Command{Use: name, Short: short, Args: cobra.ArbitraryArgs}
+	g.RunE = func(cmd *cobra.Command, args []string) error {
+		var names []string
+		for _, sub := range cmd.Commands() {
+			if sub.IsAvailableCommand() {
+				names = append(names, sub.Name())
+			}
+		}
+		return &usageError{fmt.Errorf("%q: want one of %s", strings.Join(args, " "), strings.Join(names, ", "))}
+	}
+	return g
+}
+
 // fenceCommand works on the fences of a daemon that has ended.
 func fenceCommand(file *string) *cobra.Command {
-	group := &cobra.Command{Use: "fence", Short: "Work on the fences of slots while no daemon runs"}
+	group := group("fence", "Work on the fences of slots while no daemon runs")
 	var all bool
+	var dir string
 	shut := &cobra.Command{
 		Use:   "close",
 		Short: "Close the fences of slots that a ready shadow covers",
@@ -25,26 +41,31 @@ func fenceCommand(file *string) *cobra.Command {
 A slot with a ready shadow serves until the deadline that its daemon set last (the
 dead-man), then its fence is closed for good: the shadow has taken over. A slot
 without one stays open, because its sessions are nowhere else, unless --all is given:
-that ends all service of this appliance at once. The unit runs it after every stop.`,
+that ends all service of this appliance at once. The unit runs it after every stop.
+
+Of the configuration it needs bpf_dir only, and takes that of a wrong one too.`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			cfg, err := config.Load(*file)
-			if err != nil {
-				return err
+			if dir == "" {
+				var err error
+				if dir, err = config.BPFDir(*file); err != nil {
+					fmt.Fprintf(cmd.ErrOrStderr(), "shadowcastd: %v; going on with %s\n", err, dir)
+				}
 			}
-			shut, open, err := slot.ShutFences(cmd.Context(), filepath.Join(cfg.BPFDir, "slot"), all)
+			shut, open, err := slot.ShutFences(cmd.Context(), filepath.Join(dir, "slot"), all)
 			fmt.Fprintf(cmd.ErrOrStderr(), "closed: %s; open: %s\n", list(shut), list(open))
 			return err
 		},
 	}
 	shut.Flags().BoolVar(&all, "all", false, "also those without a ready shadow, and at once: their sessions end")
+	shut.Flags().StringVar(&dir, "bpf-dir", "", "`directory` of the pinned maps, instead of the configuration's bpf_dir")
 	group.AddCommand(shut)
 	return group
 }
 
 // netnsCommand prepares namespaces outside the daemon's own mount namespace.
 func netnsCommand(file *string) *cobra.Command {
-	group := &cobra.Command{Use: "netns", Short: "Work on the network namespaces of slots while no daemon runs"}
+	group := group("netns", "Work on the network namespaces of slots while no daemon runs")
 	group.AddCommand(&cobra.Command{
 		Use:   "prepare",
 		Short: "Make the network namespaces of all slots with a place here",

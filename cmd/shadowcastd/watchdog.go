@@ -40,3 +40,17 @@ func watchdog(ctx context.Context, log *slog.Logger, pulse func(context.Context)
 		}
 	}
 }
+
+// withdrawTime is what ending takes beside stop_drain: the routers, the last packets.
+const withdrawTime = 2 * time.Minute
+
+// stopping tells systemd, when ctx ends, how long the daemon may take now: stop_drain may
+// be longer than the unit's TimeoutStopSec. It returns when work is over.
+func stopping(ctx, work context.Context, stopDrain time.Duration) error {
+	select {
+	case <-ctx.Done():
+		daemon.SdNotify(false, daemon.SdNotifyStopping+"\n"+fmt.Sprintf("EXTEND_TIMEOUT_USEC=%d", (stopDrain+withdrawTime).Microseconds()))
+	case <-work.Done():
+	}
+	return nil
+}

@@ -91,3 +91,24 @@ func TestNoWatchdog(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A stop that drains may take longer than the unit allows.
+func TestStoppingExtendsTheTimeout(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "notify")
+	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	t.Setenv("NOTIFY_SOCKET", path)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := stopping(ctx, t.Context(), time.Hour); err != nil {
+		t.Fatal(err)
+	}
+	b := make([]byte, 200)
+	n, err := conn.Read(b)
+	if want := "STOPPING=1\nEXTEND_TIMEOUT_USEC=3720000000"; err != nil || string(b[:n]) != want {
+		t.Errorf("%q, %v, want %q", b[:n], err, want)
+	}
+}

@@ -71,7 +71,7 @@ func (d drains) Drain(ctx context.Context, reason string, maintenance bool, prog
 	if id == 0 {
 		id = uint64(began.UnixNano())
 	}
-	reports, leave := a.moves.join(id)
+	reports, leave := a.moves.join()
 	defer leave()
 	source := ssm.SourceOperator
 	if maintenance {
@@ -92,9 +92,14 @@ func (d drains) Drain(ctx context.Context, reason string, maintenance bool, prog
 		case r := <-reports:
 			progress(&v1.DrainProgress{Phase: r.Phase, Slot: uint32(r.Slot), Message: r.Text, Reason: r.Reason, Warning: r.Warn,
 				Elapsed: durationpb.New(time.Since(began))})
-			if r.Account != nil {
-				return d.account(ctx, r)
+			if r.Account == nil {
+				continue
 			}
+			// The one before may have ended when this one was asked for.
+			if v, err := a.view(ctx); err == nil && r.Phase != string(ssm.DrainDone) && v.Standing >= ssm.StandingDraining {
+				continue
+			}
+			return d.account(ctx, r)
 		}
 	}
 }

@@ -51,12 +51,12 @@ func (j *journal) Add(e Entry) {
 type moveLog struct {
 	mu     sync.Mutex
 	watch  map[uint64]chan ssm.ActReport
-	drains map[chan ssm.ActReport]uint64
+	drains map[chan ssm.ActReport]bool
 	lastID uint64
 }
 
 func newMoveLog() *moveLog {
-	return &moveLog{watch: map[uint64]chan ssm.ActReport{}, drains: map[chan ssm.ActReport]uint64{}}
+	return &moveLog{watch: map[uint64]chan ssm.ActReport{}, drains: map[chan ssm.ActReport]bool{}}
 }
 
 // follow returns a new move's number and its reports. A move has fewer reports
@@ -73,13 +73,14 @@ func (m *moveLog) follow() (uint64, <-chan ssm.ActReport) {
 // drainReports bounds what a slow caller may lag behind a drain.
 const drainReports = 1024
 
-// join returns the reports of drain id and of its moves, beside those that
-// follow it already, and a function that ends it.
-func (m *moveLog) join(id uint64) (<-chan ssm.ActReport, func()) {
+// join returns the reports of the drain and of its moves, beside those that follow it
+// already, and a function that ends it. There is one drain at a time; which one a caller
+// gets that asks while another one does, the core decides.
+func (m *moveLog) join() (<-chan ssm.ActReport, func()) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	ch := make(chan ssm.ActReport, drainReports)
-	m.drains[ch] = id
+	m.drains[ch] = true
 	return ch, func() {
 		m.mu.Lock()
 		defer m.mu.Unlock()
@@ -100,12 +101,13 @@ func (m *moveLog) note(r ssm.ActReport) {
 	case m.watch[r.Move] <- r:
 	default:
 	}
-	for ch, id := range m.drains {
-		if id == r.Drain {
-			select {
-			case ch <- r:
-			default:
-			}
+	if r.Drain == 0 {
+		return
+	}
+	for ch := range m.drains {
+		select {
+		case ch <- r:
+		default:
 		}
 	}
 }

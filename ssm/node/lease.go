@@ -218,12 +218,20 @@ func (u *upgradeLock) Acquire(ctx context.Context, ttl time.Duration, reason str
 	if h.Token == "" || !began.Before(h.Expires) {
 		h = held{Token: rand.Text()}
 	}
-	// Written before it is asked for: a holder that dies can always give it back.
-	if err := writeJSON(u.file("upgrade-lock"), held{h.Token, began.Add(ttl)}); err != nil {
+	r := lease.Request{Op: lease.OpAsk, Token: h.Token, Holder: u.a.cfg.Node, Reason: reason, TTL: ttl}
+	if err := r.Validate(); err != nil {
+		return nil, operator.Invalid("UPGRADE_LOCK_INVALID", "%v", err)
+	}
+	// Written before it is asked for: a holder that dies can always give it back. An
+	// earlier promise that ends later counts until then, whatever becomes of this one.
+	until := began.Add(ttl)
+	if h.Expires.After(until) {
+		until = h.Expires
+	}
+	if err := writeJSON(u.file("upgrade-lock"), held{h.Token, until}); err != nil {
 		return nil, err
 	}
-	t, err := u.ask(ctx, lease.Request{Op: lease.OpAsk, Token: h.Token, Holder: u.a.cfg.Node, Reason: reason, TTL: ttl},
-		func(t *lease.Tally) bool { return t.Won() || t.Lost() })
+	t, err := u.ask(ctx, r, func(t *lease.Tally) bool { return t.Won() || t.Lost() })
 	if err != nil {
 		return nil, err
 	}
@@ -231,7 +239,7 @@ func (u *upgradeLock) Acquire(ctx context.Context, ttl time.Duration, reason str
 		u.a.events.Add(Entry{Kind: "upgrade-lock", Text: u.a.cfg.Node + " holds the upgrade lock for " + ttl.String(), Reason: reason})
 		return u.show(ctx)
 	}
-	if h.Expires.IsZero() { // what some promised must not wait for its end
+	if h.Expires.IsZero() || t.Lost() { // what some promised must not wait for its end
 		if _, err := u.ask(ctx, lease.Request{Op: lease.OpRelease, Token: h.Token}, (*lease.Tally).Complete); err != nil {
 			return nil, err
 		}

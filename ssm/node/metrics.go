@@ -12,13 +12,27 @@ import (
 	"github.com/shadowcast/shadowcast/statuspage"
 )
 
-// serveMetrics answers scrapes and shows the status page until ctx ends. An appliance whose endpoint cannot
-// be served goes on without it: its sessions matter more.
+// metricsAgain is between two tries to serve metrics.
+const metricsAgain = 5 * time.Second
+
+// serveMetrics answers scrapes and shows the status page until ctx ends. An appliance
+// whose endpoint cannot be served goes on without it, for its sessions matter more, and
+// tries again: the management address may come up after the daemon.
 func (a *Appliance) serveMetrics(ctx context.Context) error {
-	s := metrics.NewServer(a.cfg.Metrics, snapshots{a}, a.events.log, a.log)
-	statuspage.Register(s.Handle, snapshots{a}, a.events.log, a.log)
-	a.problem(0, "serve metrics", ignore(s.Run(ctx), ctx))
-	return nil
+	said := ""
+	for {
+		s := metrics.NewServer(a.cfg.Metrics, snapshots{a}, a.events.log, a.log)
+		statuspage.Register(s.Handle, snapshots{a}, a.events.log, a.log)
+		if err := ignore(s.Run(ctx), ctx); err != nil && err.Error() != said {
+			a.problem(0, "serve metrics", err)
+			said = err.Error()
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(metricsAgain):
+		}
+	}
 }
 
 // snapshots takes what a scrape shows.
@@ -55,6 +69,8 @@ func (s snapshots) Snapshot(ctx context.Context) (*metrics.Snapshot, error) {
 	}
 	out.Certificates = map[string]time.Time{"ca": a.identity.CANotAfter(), "cert": a.identity.NotAfter()}
 	out.Unique = a.unique.metrics()
+	reading, cancel := context.WithTimeout(ctx, sequenceTime)
+	defer cancel()
 	for _, r := range a.places.all() {
 		p := r.published.Load()
 		if p == nil {
@@ -63,14 +79,20 @@ func (s snapshots) Snapshot(ctx context.Context) (*metrics.Snapshot, error) {
 		for _, st := range p.Status() {
 			out.Replication = append(out.Replication, metrics.Replication{Slot: r.n, Shadow: st.Name, Bytes: st.Bytes, Connects: st.Connects, Repairs: st.Repairs})
 		}
-		q, err := r.sequences(ctx)
+		q, err := r.sequences(reading)
 		if err != nil {
-			return nil, err
+			// The slot's other figures are not worth less for that.
+			a.log.Warn("leave sequence numbers out of the metrics", "slot", r.n, "err", err)
+			continue
 		}
 		out.Sequences = append(out.Sequences, q)
 	}
 	return out, nil
 }
+
+// sequenceTime bounds what a snapshot waits for all slots' sequence numbers: a slot that
+// is busy must not take everything else away.
+const sequenceTime = 2 * time.Second
 
 // sequences compares the outbound SAs of an owned slot with the ends of their
 // blocks. It reads the kernel on a socket of its own: the runtime goes on.

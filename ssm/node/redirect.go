@@ -176,6 +176,9 @@ func (d drains) Redirect(ctx context.Context, req *v1.RedirectRequest, progress 
 	if o.gateway == "" {
 		return nil, operator.Invalid("GATEWAY_MISSING", "gateway: neither given nor configured (redirect.gateway): where shall the clients go?")
 	}
+	if wrong := config.GatewayProblem(o.gateway, &a.cfg.Fleet); wrong != "" {
+		return nil, operator.Invalid("GATEWAY_INVALID", "gateway: %s", wrong)
+	}
 	if o.rate == 0 {
 		o.rate = max(a.cfg.Redirect.Rate, 1)
 	}
