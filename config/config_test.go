@@ -82,12 +82,13 @@ func TestExampleTellsDefaults(t *testing.T) {
 		lines = append(lines, line)
 	}
 	full := mustParse(t, strings.Join(lines, "\n"))
-	if full.Metrics.String() != "127.0.0.1:9501" || full.Operator.String() != "192.0.2.11:4505" || full.BGP.Peers[0].PasswordFile == "" || full.GeoIPFile == "" || full.DNS.TTL != 30*time.Second || len(full.DNS.Names) != 1 ||
+	if full.Metrics.String() != "127.0.0.1:9501" || full.Operator.String() != "192.0.2.11:4505" || full.BGP.Peers[0].PasswordFile == "" || full.Health.Smartctl == "" || full.Health.SmartDir == "" || full.Health.Ipmitool == "" || full.Health.Trace == "" || full.GeoIPFile == "" || full.DNS.TTL != 30*time.Second || len(full.DNS.Names) != 1 ||
 		full.Redirect != (Redirect{"203.0.113.1", RedirectNever, 10}) || len(full.Fleet.Tiers.Rules) != 2 || full.Fleet.Tiers.Default != "standard" {
 		t.Fatal("the optional keys were not uncommented")
 	}
 	full.Metrics, full.Operator, full.BGP.Peers[0].PasswordFile, full.DNS, full.Redirect = netip.AddrPort{}, netip.AddrPort{}, "", DNS{}, Redirect{}
 	full.Fleet.Tiers, full.GeoIPFile = Tiers{}, ""
+	full.Health.Smartctl, full.Health.SmartDir, full.Health.Ipmitool, full.Health.Trace = "", "", "", ""
 	if !reflect.DeepEqual(plain, full) {
 		t.Errorf("with the shown defaults:\n%+v\nwithout:\n%+v", full, plain)
 	}

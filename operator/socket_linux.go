@@ -14,8 +14,9 @@ import (
 	"google.golang.org/grpc/credentials"
 )
 
-// socketMode lets root and the socket's group in. Who is in the group may move
-// slots; key material is for root alone.
+// socketMode lets root and the socket's group in, where the directory does; the packaged
+// unit's (0700) lets root in alone. Whoever may open the socket may call everything, but
+// key material is for root alone.
 const socketMode = 0o660
 
 // listen makes the socket at path. A socket left behind by a daemon that is gone

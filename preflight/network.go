@@ -42,8 +42,16 @@ func interfaces(f *Facts, out *findings) {
 		}
 	}
 	for _, p := range c.BGP.Peers {
+		kind, names := "the uplink", c.Uplinks
+		if p.Role == config.Inside {
+			kind, names = "the inside interface", c.Inside
+		}
+		device := kind + " that leads to " + p.Name
+		if len(names) > 0 {
+			device += ": " + strings.Join(names, " or ")
+		}
 		if p.LocalAddress.IsValid() && !slices.Contains(f.LocalAddresses, p.LocalAddress) {
-			out.add(Fatal, "bgp-address", "the session with "+p.Name+" is made from it", "ip addr add "+p.LocalAddress.String()+"/LENGTH dev DEVICE, with the uplink that leads to "+p.Name+": "+strings.Join(c.Uplinks, " or "), "this machine does not have %s (bgp.peers, local_address of %s)", p.LocalAddress, p.Name)
+			out.add(Fatal, "bgp-address", "the session with "+p.Name+" is made from it", "ip addr add "+p.LocalAddress.String()+"/LENGTH dev DEVICE, with "+device, "this machine does not have %s (bgp.peers, local_address of %s)", p.LocalAddress, p.Name)
 		}
 	}
 }

@@ -79,7 +79,7 @@ func certificates(f *Facts, out *findings) {
 		name  string
 		until time.Time
 		fix   string
-	}{{"the certificate " + c.PKI.Cert, f.NotAfter, issue}, {"the CA " + c.PKI.CA, f.CANotAfter, "shadowctl pki init --dir pki-new, and both CAs in ca.crt until every appliance has a new certificate"}} {
+	}{{"the certificate " + c.PKI.Cert, f.NotAfter, issue}, {"the CA " + c.PKI.CA, f.CANotAfter, "shadowctl pki rotate --dir pki, where the CA is; then, step by step, \"Replace the fleet's CA\" in docs/operations.md"}} {
 		switch left := x.until.Sub(f.Now); {
 		case x.until.IsZero():
 		case left <= 0:

@@ -29,15 +29,16 @@ func bundleCommand(a *app) *cobra.Command {
 	var file, out string
 	cmd := &cobra.Command{
 		Use:   "support-bundle",
-		Short: "Collect what a supporter needs, without keys and without clients",
+		Short: "Collect what a supporter needs, without keys",
 		Long: `Collect what somebody who helps needs into one .tar.gz: status, routers, health,
 shadow sets, events, the configuration, findings of preflight, the daemon's journal
 and the kernel's counters.
 
-It holds no key material, no session documents and no certificates. Identities,
-addresses of clients and their inner addresses are replaced by words that are equal
-where they were equal. The journal and events are taken as they are: look at them
-before you send them. What could not be collected is listed in manifest.txt.`,
+It holds no key material, no session documents and no certificates. In the list of
+sessions identities, addresses of clients and their inner addresses are replaced by
+words that are equal where they were equal. The journal, the events and the
+configuration are taken as they are, and may name clients: look at them before you
+send them. What could not be collected is listed in manifest.txt.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if out == "" {

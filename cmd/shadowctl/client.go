@@ -56,7 +56,8 @@ func (a *app) unreachable(err error) error {
 			"  Start it: systemctl start shadowcastd", a.socket)
 	case errors.Is(err, fs.ErrPermission):
 		return fmt.Errorf("no access to %s: permission denied\n"+
-			"  Run as root, or join the socket's group (ls -l %s)", a.socket, a.socket)
+			"  Run as root; people without root ask through operator.listen:\n"+
+			"  shadowctl --server HOST:4505 --cert NAME.crt status", a.socket)
 	default:
 		return fmt.Errorf("connect to %s: %w", a.socket, err)
 	}

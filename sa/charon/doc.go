@@ -19,12 +19,13 @@
 // slot's network namespace. Integers are big-endian.
 //
 //	offset  size  field
-//	0       1     protocol version: 3 (strongSwan 5.9), 5 (strongSwan 6)
+//	0       1     protocol version: 3 (strongSwan 5.9), 4 (6.0.1, as heard from it),
+//	              5 (later ones, from their source only; attributes as in version 4)
 //	1       1     message type (MsgType)
 //	2       ...   attributes up to the end of the datagram:
 //	              1 byte attribute number of that protocol version, then the value
 //
-// Values (the same in both versions):
+// Values (the same in all versions):
 //
 //	IKE_ID, REKEY_ID            0 IKE version u8 | 1 initiator SPI [8] | 9 responder SPI [8] | 17 initiator flag u8
 //	LOCAL_ID, REMOTE_ID, EAP_ID 0 type u8 | 1 length u8 | 2 data
@@ -41,6 +42,6 @@
 //	CONDITIONS, EXTENSIONS, MID u32
 //	IN_SPI, OUT_SPI             u32, byte-swapped: SPI cf6bd1d5 travels as d5 d1 6b cf
 //
-// Attribute numbers are listed in attr.go. ADD_KES of version 5 is read as a
+// Attribute numbers are listed in attr.go. ADD_KES of versions 4 and 5 is read as a
 // length-prefixed octet string; that one encoding has not been seen on a wire.
 package charon
