@@ -29,7 +29,7 @@ type Config struct {
 	ProbeInterval time.Duration // between two probes to one appliance
 	ProbeLost     int           // probes missed in a row before an appliance is suspected
 	DeadMan       time.Duration // deadline of an open fence that has a ready shadow
-	Stagger       time.Duration // a shadow waits this long for each lower ticket before it claims
+	Stagger       time.Duration // a shadow waits this long for each living one that comes before it (Core.before)
 	StartGrace    time.Duration // silence to hear existing claims before a home claims its slot
 	ResumeGrace   time.Duration // the same after a freeze or a daemon restart
 	DrainQuiet    time.Duration // the old owner waits at least this long for late packets
@@ -48,7 +48,7 @@ type Config struct {
 type SlotConfig struct {
 	Slot    sa.Slot
 	Home    Node
-	Shadows []Node // in order of preference; never contains Home
+	Shadows []Node // never contains Home
 	// Dynamic: Shadows are those to begin with; the owner changes them (EvShadowSet),
 	// and any appliance may become one.
 	Dynamic bool
