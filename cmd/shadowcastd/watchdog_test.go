@@ -13,15 +13,21 @@ import (
 	"time"
 )
 
-// While the core answers, systemd hears of it; while it does not, it hears nothing.
-func TestWatchdog(t *testing.T) {
+// notifySocket is where systemd would hear the daemon.
+func notifySocket(t *testing.T) *net.UnixConn {
 	path := filepath.Join(t.TempDir(), "notify")
 	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer conn.Close()
+	t.Cleanup(func() { conn.Close() })
 	t.Setenv("NOTIFY_SOCKET", path)
+	return conn
+}
+
+// While the core answers, systemd hears of it; while it does not, it hears nothing.
+func TestWatchdog(t *testing.T) {
+	conn := notifySocket(t)
 	t.Setenv("WATCHDOG_USEC", "30000")
 	t.Setenv("WATCHDOG_PID", fmt.Sprint(os.Getpid()))
 
@@ -94,13 +100,7 @@ func TestNoWatchdog(t *testing.T) {
 
 // A stop that drains may take longer than the unit allows.
 func TestStoppingExtendsTheTimeout(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "notify")
-	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	t.Setenv("NOTIFY_SOCKET", path)
+	conn := notifySocket(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if err := stopping(ctx, t.Context(), time.Hour); err != nil {
