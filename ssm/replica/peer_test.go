@@ -369,3 +369,41 @@ func TestGreetings(t *testing.T) {
 		t.Error("no greeting accepted")
 	}
 }
+
+// Who was away for long is found soon after it is back.
+func TestTriesAgainSoon(t *testing.T) {
+	t.Parallel()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	tries := make(chan time.Time, 1000)
+	go func() { // until l is closed
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			tries <- time.Now()
+			c.Close()
+		}
+	}()
+	conn, err := Dial("fra", netip.MustParseAddrPort(l.Addr().String()), newCA(t).issue(t, "ams"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	conn.Connect()
+	last := time.Now()
+	for end := time.After(10 * time.Second); ; {
+		select {
+		case last = <-tries:
+			conn.Connect() // as a call would
+		case <-time.After(3*time.Second - time.Since(last)):
+			t.Fatal("no try for 3 s")
+		case <-end:
+			return
+		}
+	}
+}
