@@ -81,8 +81,8 @@ shadowcastd-previous: ## a daemon that speaks the replication protocol before, t
 lab-upgrade: build shadowcastd-previous ## the upgrade of docs/operations.md between two versions under traffic, and the way back
 	$(BIN)/shadowlab run upgrade rollback
 
-lab-install: build deb ## docs/install.md as it stands, with the package on three machines: preflight's findings and fixes, a client, a move
-	$(BIN)/shadowlab run install
+lab-install: build deb ## docs/install.md as it stands, with the package on three machines: preflight's findings and fixes, a client, a move; then a strongSwan gateway that becomes a fleet (docs/operations.md)
+	$(BIN)/shadowlab run install migrate
 
 lab-more: build ## repairs by the audit, lifetimes across a takeover, strangers refused, the unit's capabilities, tiers, sites, one session a client, shadow sets, the CA replaced, every alert
 	$(BIN)/shadowlab run 'audit-*' refusals unit-capabilities tiers site-to-site site-loss split-path ends unique shadow-set redirect ca-rotation alerts

@@ -15,6 +15,7 @@ const (
 	maxHomeSlots = 16 // per appliance
 	maxVIPs      = 8
 	maxNetworks  = 1024
+	maxClientDNS = 8
 	maxDays      = 7 * 24 * time.Hour
 )
 
@@ -25,6 +26,7 @@ func (c *collector) fleet(r *rawFleet) Fleet {
 	f.Registrars = c.registrars(r.Registrars, applianceNames(&f))
 	f.Slots = c.slots(r.Slots, applianceNames(&f))
 	f.Networks = c.networks(r.Networks)
+	f.ClientDNS = c.clientDNS(r.ClientDNS)
 	c.disjoint(&f)
 	f.Probe = Probe{
 		Interval: c.duration("fleet.probe.interval", r.Probe.Interval, 10*time.Millisecond, time.Second),
@@ -216,6 +218,19 @@ func (c *collector) networks(raw []string) []netip.Prefix {
 	var out []netip.Prefix
 	for i, s := range raw {
 		out = append(out, c.inner(at(list, i), s, 0))
+	}
+	return out
+}
+
+// clientDNS checks the name servers of clients.
+func (c *collector) clientDNS(raw []string) []netip.Addr {
+	const list = "fleet.client_dns"
+	if len(raw) > maxClientDNS {
+		c.addf(list, "%d addresses; want at most %d", len(raw), maxClientDNS)
+	}
+	var out []netip.Addr
+	for i, s := range raw {
+		out = append(out, c.addr(at(list, i), s, "the address of a name server that clients reach through the tunnel"))
 	}
 	return out
 }

@@ -76,7 +76,9 @@ type Fleet struct {
 	// Networks may lie behind clients (site-to-site): a session whose remote traffic
 	// selectors lie in one of them has its slot's owner route and announce them. What a
 	// client asks for beyond the pools and these is not routed.
-	Networks   []netip.Prefix `json:",omitempty"`
+	Networks []netip.Prefix `json:",omitempty"`
+	// ClientDNS are the name servers that clients with an inner address are told of.
+	ClientDNS  []netip.Addr `json:",omitempty"`
 	ShadowSets ShadowSets
 	Tiers      Tiers
 	Probe      Probe

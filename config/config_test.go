@@ -118,6 +118,7 @@ func TestMarshalRoundTrip(t *testing.T) {
 	c.Fleet.Handover.DrainTime = 0
 	c.GeoIPFile = "/city.mmdb"
 	c.Fleet.Networks = []netip.Prefix{netip.MustParsePrefix("10.60.0.0/16"), netip.MustParsePrefix("fd00:60::/48")}
+	c.Fleet.ClientDNS = []netip.Addr{netip.MustParseAddr("10.99.0.53"), netip.MustParseAddr("fd00:99::53")}
 	for name, c := range map[string]*Config{"full": c, "without bgp": func() *Config {
 		d := *c
 		d.BGP.ASN, d.BGP.RouterID, d.BGP.Peers, d.BGP.VIPMED, d.Inside = 0, netip.Addr{}, nil, nil, nil
@@ -289,6 +290,7 @@ var wrongs = []wrong{
 	{"network in a pool", "  # probe:\n", "  networks: [10.60.0.0/16, 10.2.5.0/24]\n  # probe:\n"},
 	{"network twice", "  # probe:\n", "  networks: [10.60.0.0/16, 10.60.1.0/24]\n  # probe:\n"},
 	{"network of everything", "  # probe:\n", "  networks: [0.0.0.0/0, \"fd00::/7\", 10.60.0.1/16, home]\n  # probe:\n"},
+	{"client dns", "  # probe:\n", "  client_dns: [10.99.0.53, ns.example, 224.0.0.1]\n  # probe:\n"},
 	{"network of a VIP", "  # probe:\n", "  networks: [198.51.100.0/24]\n  # probe:\n"},
 	{"probe too slow", "  # probe:\n  #   interval: 50ms ", "  probe:\n    interval: 5s "},
 	{"bgp without asn", "  asn: 64512\n  router_id", "  router_id"},

@@ -96,6 +96,9 @@ func (c *Config) raw() *rawConfig {
 	for _, p := range c.Fleet.Networks {
 		r.Fleet.Networks = append(r.Fleet.Networks, p.String())
 	}
+	for _, a := range c.Fleet.ClientDNS {
+		r.Fleet.ClientDNS = append(r.Fleet.ClientDNS, a.String())
+	}
 	return r
 }
 

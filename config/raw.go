@@ -51,6 +51,7 @@ type rawFleet struct {
 	Registrars []string       `yaml:"registrars"`
 	Slots      []rawSlot      `yaml:"slots"`
 	Networks   []string       `yaml:"networks,omitempty"`
+	ClientDNS  []string       `yaml:"client_dns,omitempty"`
 	ShadowSets rawShadowSets  `yaml:"shadow_sets"`
 	Tiers      rawTiers       `yaml:"tiers,omitempty"`
 	Probe      rawProbe       `yaml:"probe"`

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -232,9 +233,21 @@ func (r *slotRuntime) readKernel(sub *xfrm.Subscription) error {
 }
 
 func (r *slotRuntime) spec() (charon.Spec, error) {
-	text, err := charon.Conf{Slot: r.n, RunDir: r.dir, Pool4: r.cfg.Pool4(), Pool6: r.cfg.Pool6(),
-		LogFile: filepath.Join(r.dir, "charon.log")}.Text()
+	text, err := r.conf().Text()
 	return charon.Spec{Name: r.String(), Dir: r.dir, Netns: r.netns(), Conf: text, NeedHA: true}, err
+}
+
+// conf is the configuration of the slot's charon.
+func (r *slotRuntime) conf() charon.Conf {
+	c := charon.Conf{Slot: r.n, RunDir: r.dir, Pool4: r.cfg.Pool4(), Pool6: r.cfg.Pool6(), LogFile: filepath.Join(r.dir, "charon.log")}
+	var servers []string
+	for _, a := range r.a.cfg.Fleet.ClientDNS {
+		servers = append(servers, a.String())
+	}
+	if len(servers) > 0 {
+		c.Extra = map[string]string{"plugins.attr.dns": strings.Join(servers, ", ")}
+	}
+	return c
 }
 
 // startCharon replaces charon and everything it installed. The fence is closed.

@@ -369,3 +369,42 @@ func TestGreetings(t *testing.T) {
 		t.Error("no greeting accepted")
 	}
 }
+
+// Who was away for long is found soon after it is back.
+func TestTriesAgainSoon(t *testing.T) {
+	t.Parallel()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	tries := make(chan struct{}, 1000)
+	go func() { // until l is closed
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			tries <- struct{}{}
+			c.Close()
+		}
+	}()
+	conn, err := Dial("fra", netip.MustParseAddrPort(l.Addr().String()), newCA(t).issue(t, "ams"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	// gRPC's own back-off makes eight tries in three quarters of a minute.
+	end, call := time.After(30*time.Second), time.NewTicker(50*time.Millisecond)
+	defer call.Stop()
+	for n := 0; n < 8; {
+		select {
+		case <-tries:
+			n++
+		case <-call.C:
+			conn.Connect()
+		case <-end:
+			t.Fatalf("%d tries in 30 s, want 8 in about 9 s", n)
+		}
+	}
+}

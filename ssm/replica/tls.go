@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/peer"
@@ -75,6 +76,13 @@ func watch(cfg *tls.Config, failed func(netip.Addr, error)) credentials.Transpor
 	return watched{c, failed}
 }
 
+// reconnect is how often an appliance that does not answer is tried again, however long it
+// was away: gRPC's own two minutes would be added to the time it was down.
+var reconnect = grpc.ConnectParams{
+	Backoff:           backoff.Config{BaseDelay: 250 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 2 * time.Second},
+	MinConnectTimeout: 5 * time.Second,
+}
+
 // Dial prepares a connection to the appliance called name; the first call makes it.
 func Dial(name string, addr netip.AddrPort, cfg *tls.Config) (*grpc.ClientConn, error) {
 	return DialWatched(name, addr, cfg, nil)
@@ -96,6 +104,7 @@ func DialWatched(name string, addr netip.AddrPort, cfg *tls.Config, failed func(
 		grpc.WithStaticStreamWindowSize(streamWindow),
 		grpc.WithStaticConnWindowSize(connWindow),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage)),
+		grpc.WithConnectParams(reconnect),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: pingEvery, Timeout: silence}),
 	)
 	if err != nil {

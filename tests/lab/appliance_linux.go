@@ -36,8 +36,10 @@ type Appliance struct {
 	lab    *Lab
 	ns     *Netns
 	daemon *Proc
-	conn   *grpc.ClientConn
-	starts int
+	// machine is its own root, nil where it shares this machine's.
+	machine *machine
+	conn    *grpc.ClientConn
+	starts  int
 }
 
 // short paths: a slot's vici socket lies below.
@@ -224,6 +226,9 @@ func (a *Appliance) PowerCut() (time.Time, error) {
 	t := time.Now()
 	if err := a.Unplug(); err != nil {
 		return t, err
+	}
+	if a.machine != nil {
+		return t, killWith("mnt", map[uint64]bool{a.machine.mnt: true})
 	}
 	if err := a.killAll(); err != nil {
 		return t, err

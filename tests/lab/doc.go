@@ -13,7 +13,7 @@
 // -> a Scenario drives clients, traffic and faults -> Result (JSON under
 // OutDir/<scenario>/, one line on the terminal).
 //
-// Nodes share this machine's file system, but for those of scenario install: these have
+// Nodes share this machine's file system, but for those of scenarios install and migrate: these have
 // a root of their own (an overlay in memory), on which the package is installed.
 //
 // # The internet

@@ -26,6 +26,19 @@ type docBlock struct {
 	NotRun string // why it is not carried out
 }
 
+// docSection is the section of a document below a heading of the third level, after as
+// many empty lines as stand before it: numbers of lines are the document's.
+func docSection(doc, heading string) (string, error) {
+	before, rest, ok := strings.Cut(doc, "\n"+heading+"\n")
+	if !ok {
+		return "", fmt.Errorf("the document has no heading %q", heading)
+	}
+	for _, next := range []string{"\n### ", "\n## "} {
+		rest, _, _ = strings.Cut(rest, next)
+	}
+	return strings.Repeat("\n", strings.Count(before, "\n")+2) + rest + "\n", nil
+}
+
 // docMark begins the comment above a block.
 const docMark = "<!-- lab: "
 

@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -9,6 +10,7 @@ import (
 	"github.com/shadowcast/shadowcast/config"
 	"github.com/shadowcast/shadowcast/configs"
 	"github.com/shadowcast/shadowcast/docs"
+	"github.com/shadowcast/shadowcast/sa/charon/swanctl"
 )
 
 func TestDocBlocks(t *testing.T) {
@@ -83,6 +85,49 @@ func TestInstallDocument(t *testing.T) {
 	}
 	if run < 8 || len(digests) != 3 || digests[0] != digests[1] || digests[0] != digests[2] {
 		t.Errorf("%d shell blocks, fleet sections %q", run, digests)
+	}
+}
+
+// The section of the gateway that becomes a fleet has marks that the scenario knows, and
+// the gateway's configuration is found wrong and right.
+func TestMigrateDocument(t *testing.T) {
+	text, err := docSection(docs.Operations, migrateHeading)
+	if err != nil {
+		t.Fatal(err)
+	}
+	blocks, err := docBlocks(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := strings.Split(docs.Operations, "\n")
+	var mistakes []int
+	for _, b := range blocks {
+		if !strings.HasPrefix(lines[b.Line-1], "```") || !strings.HasPrefix(lines[b.Line-2], docMark) {
+			t.Errorf("no block begins in line %d of the document", b.Line)
+		}
+		if b.Lang == "sh" {
+			if c, err := splitCommands(b.Text); err != nil || len(c) == 0 {
+				t.Errorf("line %d: %q, %v", b.Line, c, err)
+			}
+		}
+		if b.File == "" {
+			continue
+		}
+		c, err := swanctl.Parse(t.TempDir(), "office.conf", b.Text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		n := 0
+		if err := c.Check(swanctl.Rules{VIPs: []netip.Addr{VIP}}); err != nil {
+			n = strings.Count(err.Error(), "\n") + 1
+		}
+		mistakes = append(mistakes, n)
+	}
+	if !slices.Equal(mistakes, []int{7, 0}) {
+		t.Errorf("the files have %v mistakes, want 7 before and none after", mistakes)
+	}
+	if _, err := docSection(docs.Operations, "### None such"); err == nil {
+		t.Error("a section that is not there was found")
 	}
 }
 

@@ -151,6 +151,14 @@ func (n *Netns) routeMetric(dst netip.Prefix, src netip.Addr, metric int, via ..
 	return nil
 }
 
+// unroute removes the route to dst over via that route has made.
+func (n *Netns) unroute(dst netip.Prefix, via netip.Addr) error {
+	if err := n.nl.RouteDel(&netlink.Route{Protocol: unix.RTPROT_STATIC, Dst: ipNet(dst), Gw: via.AsSlice()}); err != nil {
+		return fmt.Errorf("remove route to %s via %s in %s: %w", dst, via, n.Name, err)
+	}
+	return nil
+}
+
 // nextHop is where packets for dst go from here; the zero Addr where there is no way.
 func (n *Netns) nextHop(dst netip.Addr) (netip.Addr, error) {
 	rs, err := n.nl.RouteGet(dst.AsSlice())

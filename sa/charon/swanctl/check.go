@@ -61,7 +61,7 @@ func (c *Config) Check(r Rules) error {
 		k.errs = append(k.errs, p)
 	}
 	if c.pools != nil {
-		k.fail(c.pools.pos, "pools", "own address pools would hand out addresses twice, want pools = %s, %s in the connections; their prefixes come from the fleet's configuration", charon.Pool4, charon.Pool6)
+		k.pools(c.pools)
 	}
 	for _, s := range c.conns {
 		k.conn(s)
@@ -70,6 +70,22 @@ func (c *Config) Check(r Rules) error {
 		k.authority(s)
 	}
 	return errors.Join(k.errs...)
+}
+
+// pools says what becomes of the pools of a gateway that stood alone.
+func (k *checker) pools(s *section) {
+	k.fail(s.pos, "pools", "own address pools would hand out addresses twice, want no such section, and pools = %s, %s in the connections; their prefixes are fleet.slots[].pools of the fleet's configuration", charon.Pool4, charon.Pool6)
+	for _, p := range s.subs {
+		for _, x := range p.keys {
+			switch path := "pools." + p.name + "." + x.key; x.key {
+			case "addrs":
+			case "dns":
+				k.fail(x.pos, path, "%s, want client_dns: [%s] in the section fleet of the fleet's configuration", x.value, strings.Join(splitList(x.value), ", "))
+			default:
+				k.fail(x.pos, path, "%s, which a fleet cannot tell its clients", x.value)
+			}
+		}
+	}
 }
 
 type checker struct {

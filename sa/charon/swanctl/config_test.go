@@ -115,6 +115,13 @@ func TestCheck(t *testing.T) {
 	if err := parse(t, child("hw_offload = auto")).Check(Rules{VIPs: rules.VIPs, HWOffload: true}); err != nil {
 		t.Error(err)
 	}
+	attrs := parse(t, good+"pools { mine { addrs = 10.0.0.0/8\ndns = 10.99.0.53,10.99.0.54\nnbns = 10.99.0.9 } }").Check(rules)
+	for _, want := range []string{"swanctl.conf:17: pools: own address pools", "swanctl.conf:18: pools.mine.dns: 10.99.0.53,10.99.0.54, want client_dns: [10.99.0.53, 10.99.0.54] in the section fleet",
+		"swanctl.conf:19: pools.mine.nbns: 10.99.0.9, which a fleet cannot tell"} {
+		if attrs == nil || !strings.Contains(attrs.Error(), want) {
+			t.Errorf("%v, want %q", attrs, want)
+		}
+	}
 	both := parse(t, conn("version = 1\nverison = 2")).Check(rules)
 	if n := strings.Count(fmt.Sprint(both), "\n") + 1; n != 2 {
 		t.Errorf("two violations give %v", both)
