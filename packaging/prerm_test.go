@@ -35,7 +35,7 @@ func TestRemovalEndsCharons(t *testing.T) {
 		said string
 	}{
 		{[]string{"upgrade", "9.8.8"}, false, ""},
-		{[]string{"remove"}, true, "systemctl show --property ControlGroup --value shadowcastd.service\nsystemctl disable --now shadowcastd.service\nshadowcastd fence close --all\n"},
+		{[]string{"remove"}, true, "systemctl show --property ControlGroup --value shadowcastd.service\nsystemctl disable --now shadowcastd.service\nshadowcastd clean-up --all\n"},
 	} {
 		t.Run(tc.args[0], func(t *testing.T) {
 			dir := t.TempDir()

@@ -71,7 +71,7 @@ WatchdogSec, that its core still answers.`,
 	root.PersistentFlags().StringVar(&file, "config", "/etc/shadowcast/shadowcast.yaml", "configuration `file`")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
 	root.CompletionOptions.DisableDefaultCmd = true
-	root.AddCommand(fenceCommand(&file), netnsCommand(&file), manCommand(root))
+	root.AddCommand(fenceCommand(&file), netnsCommand(&file), cleanUpCommand(&file), manCommand(root))
 	return root
 }
 

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"log/slog"
 	"path/filepath"
 	"strings"
 
@@ -11,6 +12,7 @@ import (
 	"github.com/shadowcast/shadowcast/config"
 	"github.com/shadowcast/shadowcast/sa"
 	"github.com/shadowcast/shadowcast/sa/slot"
+	"github.com/shadowcast/shadowcast/ssm/node"
 )
 
 // group is a command that does nothing without one of its own.
@@ -89,6 +91,31 @@ Without such a sandbox the daemon makes them by itself.`,
 		},
 	})
 	return group
+}
+
+// cleanUpCommand takes the appliance off the machine.
+func cleanUpCommand(file *string) *cobra.Command {
+	var all bool
+	cmd := &cobra.Command{
+		Use:   "clean-up",
+		Short: "End the service of this appliance and remove what its daemon left behind",
+		Long: `clean-up removes what a daemon that has ended leaves behind for the next one, as a
+reboot would: charons, the slots' namespaces with their SAs, fences, steering,
+tunnels, and what run_dir remembers. Configuration, state_dir and sysctls stay.
+
+Drain the appliance and stop the daemon first. A slot that still serves here, because
+no shadow has its sessions, is a reason to do nothing, unless --all is given.`,
+		Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := config.Load(*file)
+			if err != nil {
+				return err
+			}
+			return node.CleanUp(cmd.Context(), cfg, all, logger("text", new(slog.LevelVar)))
+		},
+	}
+	cmd.Flags().BoolVar(&all, "all", false, "also where slots serve whose sessions are nowhere else: these end")
+	return cmd
 }
 
 // manCommand writes the manual page; the package is built with it.

@@ -172,11 +172,4 @@ func (i *Instance) kill() error {
 }
 
 // cleanup removes what a killed charon leaves behind.
-func (i *Instance) cleanup() error {
-	for _, f := range []string{i.spec.file("charon.json"), ViciSocket(i.spec.Dir)} {
-		if err := os.Remove(f); err != nil && !errors.Is(err, os.ErrNotExist) {
-			return fmt.Errorf("clean up after charon %s: %w", i.spec.Name, err)
-		}
-	}
-	return nil
-}
+func (i *Instance) cleanup() error { return i.spec.forget() }

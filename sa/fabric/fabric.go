@@ -47,7 +47,7 @@ func New(cfg Config) (*Fabric, error) {
 		return nil, fmt.Errorf("configure the fabric: %w", err)
 	}
 	cfg.Peers = slices.Clone(cfg.Peers)
-	dir := filepath.Join(cfg.RunDir, "fabric")
+	dir := dirOf(cfg.RunDir)
 	text, err := conf(dir)
 	if err != nil {
 		return nil, fmt.Errorf("configure the fabric: %w", err)
@@ -94,7 +94,7 @@ func (f *Fabric) PID() int {
 func (f *Fabric) Run(ctx context.Context) error {
 	if len(f.cfg.Peers) == 0 {
 		// The fleet may have been larger.
-		if err := f.CleanUp(ctx); err != nil {
+		if err := CleanUp(ctx, f.cfg.RunDir, f.cfg.Netns); err != nil {
 			f.notify(Notice{Warn: true, Text: "cannot remove the fabric of a larger fleet", Reason: err.Error()})
 		}
 		<-ctx.Done()
@@ -331,23 +331,17 @@ func (f *Fabric) unload(ctx context.Context, v *charon.Vici, name string) error 
 	return err
 }
 
-// CleanUp ends charon, which deletes its SAs and policies, and removes the block
-// policies. It needs no Run before and works after a crash.
-func (f *Fabric) CleanUp(ctx context.Context) error {
-	var errs []error
-	inst, err := f.adoptAny(ctx)
-	if err == nil {
-		errs = append(errs, inst.Stop(ctx))
-		inst.Close()
-	} else if !errors.Is(err, charon.ErrNotRunning) {
-		errs = append(errs, err)
-	}
-	errs = append(errs, setBlocks(f.cfg.Netns, nil))
-	if err := errors.Join(errs...); err != nil {
+// CleanUp ends the charon below runDir, which deletes its SAs and policies, and removes the
+// block policies of a namespace, "" for the calling thread's. It works after a crash.
+func CleanUp(ctx context.Context, runDir, netns string) error {
+	if err := errors.Join(charon.End(ctx, dirOf(runDir)), setBlocks(netns, nil)); err != nil {
 		return fmt.Errorf("remove the fabric: %w", err)
 	}
 	return nil
 }
+
+// dirOf is the directory of the fabric's charon.
+func dirOf(runDir string) string { return filepath.Join(runDir, "fabric") }
 
 func (f *Fabric) setPID(pid int) {
 	f.mu.Lock()

@@ -158,7 +158,7 @@ route add fd50::%[2]d/128 encap ip dst 192.0.2.1%[2]d src 192.0.2.1%[1]d ttl 64 
 			a.stop()
 			ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 			defer cancel()
-			if err := a.fabric.CleanUp(ctx); err != nil {
+			if err := CleanUp(ctx, a.fabric.cfg.RunDir, a.fabric.cfg.Netns); err != nil {
 				t.Error(err)
 			}
 			if l := a.policies(); len(l) != 0 {

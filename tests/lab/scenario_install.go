@@ -3,6 +3,8 @@ package lab
 import (
 	"context"
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -65,6 +67,7 @@ func swapped(text string, all, own []swap) string {
 
 func install(t *T, l *Lab) {
 	x := newInstallation(t, l, "install.md", docs.Install)
+	before := x.kernel("lhr")
 	var s *attached
 	when := map[string]func(play func()){
 		"": func(play func()) { play() },
@@ -95,15 +98,59 @@ func install(t *T, l *Lab) {
 			lossless(t, sc)
 			x.moved(s)
 		},
+		"it shall leave": func(play func()) {
+			x.installed()
+			play()
+			x.left("lhr", before)
+		},
 	}
 	x.playAll(when)
 	x.account()
-	x.installed()
 	for _, n := range x.names {
 		if out := x.said[n+"# shadowctl events --since 1m"]; !strings.Contains(out, "reload") {
 			t.Errorf("the events of %s do not tell of the reload:\n%s", n, out)
 		}
 	}
+}
+
+// left checks that nothing of the service is left on a machine but what the document says.
+func (x *installation) left(name, before string) {
+	m := x.at[name]
+	pids, err := pidsWith("mnt", map[uint64]bool{m.mnt: true})
+	x.t.Check(err)
+	for _, p := range pids {
+		if p != m.init.PID() {
+			exe, _ := os.Readlink(fmt.Sprintf("/proc/%d/exe", p))
+			x.t.Errorf("%s: process %d (%s) lives on", name, p, exe)
+		}
+	}
+	for _, f := range []string{"/usr/sbin/shadowcastd", "/sys/fs/bpf/shadowcast", "/run/netns/*", "/run/shadowcast/*"} {
+		if found, _ := filepath.Glob(m.path(f)); len(found) > 0 {
+			x.t.Errorf("%s: still there: %q", name, found)
+		}
+	}
+	for _, f := range []string{"/etc/shadowcast/shadowcast.yaml", "/var/lib/shadowcast"} {
+		if _, err := os.Stat(m.path(f)); err != nil {
+			x.t.Errorf("%s: what the package's removal must not take is gone: %v", name, err)
+		}
+	}
+	if now := x.kernel(name); now != before {
+		x.t.Errorf("%s: the kernel has\n%s\nbut before there was\n%s", name, now, before)
+	}
+}
+
+// kernel is what the kernel of a machine has in its own namespace.
+func (x *installation) kernel(name string) string {
+	var all strings.Builder
+	for _, command := range []string{
+		"ls /sys/class/net", "ip xfrm state count", "ip xfrm policy", "ip rule", "ip -6 rule", "ip route show table all type unicast",
+		"for d in /sys/class/net/*; do for at in ingress egress; do tc filter show dev ${d##*/} $at; done; done",
+	} {
+		out, err := x.at[name].run(x.t.Context(), nil, "/bin/sh", "-c", command)
+		x.t.Check(err)
+		fmt.Fprintf(&all, "# %s\n%s", command, out)
+	}
+	return all.String()
 }
 
 // shown checks that status and bgp say what the document tells a reader to look for.
