@@ -25,7 +25,7 @@ func NewCollector(src Source, log *slog.Logger) prometheus.Collector { return ne
 
 func newCollector(src Source, log *slog.Logger) *collector {
 	return &collector{source: src, log: log, families: families(),
-		up:   gauge("snapshot_up", "1 where the daemon answered this scrape; without an answer most other metrics are missing.", nil, nil),
+		up:   gauge("snapshot_up", "1 where the daemon told this scrape everything; otherwise some or most other metrics are missing.", nil, nil),
 		took: gauge("snapshot_duration_seconds", "How long the daemon took to answer this scrape.", nil, nil)}
 }
 
@@ -45,10 +45,13 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	began := time.Now()
 	s, err := c.source.Snapshot(ctx)
 	ch <- prometheus.MustNewConstMetric(c.took.desc, prometheus.GaugeValue, time.Since(began).Seconds())
-	ch <- prometheus.MustNewConstMetric(c.up.desc, prometheus.GaugeValue, truth(err == nil))
+	ch <- prometheus.MustNewConstMetric(c.up.desc, prometheus.GaugeValue, truth(err == nil && s.Missing == nil))
 	if err != nil {
 		c.log.Warn("take a snapshot for metrics", "err", err)
 		return
+	}
+	if s.Missing != nil {
+		c.log.Warn("take a snapshot for metrics: a part is missing", "err", s.Missing)
 	}
 	for _, f := range c.families {
 		f.rows(s, func(v float64, labels ...string) {

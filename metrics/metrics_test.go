@@ -214,6 +214,16 @@ func TestNoAnswer(t *testing.T) {
 	}
 }
 
+// What can be told is told, and that something is missing as well.
+func TestPartMissing(t *testing.T) {
+	s := fleetSnapshot(1)
+	s.Missing = errors.New("no file descriptor left")
+	got := gather(t, registry(t, s))
+	if !strings.Contains(got, "shadowcast_snapshot_up 0") || !strings.Contains(got, "shadowcast_sessions 42") {
+		t.Errorf("with a part missing:\n%s", got)
+	}
+}
+
 // An appliance without BGP, health and slots shows what it has.
 func TestBareSnapshot(t *testing.T) {
 	got := gather(t, registry(t, &Snapshot{Appliance: &v1.Appliance{Name: "x"}, BGP: &v1.GetBGPResponse{}, Health: &v1.GetHealthResponse{}}))

@@ -34,6 +34,8 @@ type Snapshot struct {
 	Unique *Unique
 	// Certificates are the ends of validity by file: "ca", "cert".
 	Certificates map[string]time.Time
+	// Missing is what could not be read of all this, and why; nil where nothing is.
+	Missing error
 }
 
 // Replication is one stream of documents from an owner here to a shadow.

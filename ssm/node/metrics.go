@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -81,8 +82,7 @@ func (s snapshots) Snapshot(ctx context.Context) (*metrics.Snapshot, error) {
 		}
 		q, err := r.sequences(reading)
 		if err != nil {
-			// The slot's other figures are not worth less for that.
-			a.log.Warn("leave sequence numbers out of the metrics", "slot", r.n, "err", err)
+			out.Missing = errors.Join(out.Missing, err) // the other figures are not worth less for that
 			continue
 		}
 		out.Sequences = append(out.Sequences, q)
