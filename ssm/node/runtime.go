@@ -189,7 +189,8 @@ func (r *slotRuntime) begin() {
 			r.a.post(ssm.EvSlotDown{Slot: r.n, Reason: err.Error()})
 			return
 		}
-		if inst, err := charon.Adopt(r.ctx, spec); err == nil {
+		inst, err := charon.Adopt(r.ctx, spec)
+		if err == nil {
 			r.attach(inst)
 			r.refill = newReadBack(inst)
 			// The configuration may have changed while no daemon ran.
@@ -197,6 +198,9 @@ func (r *slotRuntime) begin() {
 			r.mode, r.ticket = modeIdle, was.Ticket
 			r.a.post(ssm.EvAdopted{Slot: r.n, Ticket: was.Ticket, Lives: was.Lives, Set: was.Set, Version: was.Version})
 			return
+		}
+		if !errors.Is(err, charon.ErrNotRunning) {
+			r.a.problem(r.n, "go on with the charon of the earlier daemon", err)
 		}
 	}
 	// A daemon that died in the middle of a move may have left it open.
