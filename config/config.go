@@ -268,7 +268,10 @@ type BFD struct {
 }
 
 // Socket is the path of the operator socket.
-func (c *Config) Socket() string { return filepath.Join(c.RunDir, "shadowcast.sock") }
+func (c *Config) Socket() string { return SocketIn(c.RunDir) }
+
+// SocketIn is where the operator API of a daemon with this run_dir listens.
+func SocketIn(runDir string) string { return filepath.Join(runDir, "shadowcast.sock") }
 
 // Self is this appliance's own entry in the fleet.
 func (c *Config) Self() Appliance {

@@ -394,25 +394,40 @@ func FuzzParse(f *testing.F) {
 	})
 }
 
-// What closes fences must find them, however wrong the rest is.
-func TestBPFDir(t *testing.T) {
+// Who ends a service must find it, however wrong the rest is.
+func TestPlacesOf(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "c.yaml")
-	for text, want := range map[string]struct{ dir, err string }{
-		"bpf_dir: /b\nnode: [1]\nnodee: x\n": {"/b", ""},
-		"node: ams\n":                        {defaultBPFDir, ""},
-		"bpf_dir: b\n":                       {defaultBPFDir, "no absolute path"},
-		"bpf_dir: [\n":                       {defaultBPFDir, "read bpf_dir of "},
-		"":                                   {defaultBPFDir, ""},
+	d := defaultPlaces
+	for text, want := range map[string]struct {
+		p   Places
+		err string
+	}{
+		"bpf_dir: /b\nnode: [1]\nnodee: x\n":                       {Places{d.RunDir, "/b", d.NetnsPrefix}, ""},
+		"run_dir: /r\nBPF_Dir: /b\nnetns_prefix: vpn\nfleet: {}\n": {Places{"/r", "/b", "vpn"}, ""},
+		"node: a\nnode: b\nbpf_dir: /b\n":                          {Places{d.RunDir, "/b", d.NetnsPrefix}, ""},
+		"node: ams\n":                                              {d, ""},
+		"":                                                         {d, ""},
+		"[bpf_dir, /b]\n":                                          {d, ""},
+		"bpf_dir: b\nrun_dir: /r\n":                                {Places{"/r", d.BPFDir, d.NetnsPrefix}, `bpf_dir of ` + file + `: "b" is no absolute path`},
+		"netns_prefix: ../x\n":                                     {d, "netns_prefix of "},
+		"bpf_dir: [\n":                                             {d, "read " + file},
 	} {
 		if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
 			t.Fatal(err)
 		}
-		dir, err := BPFDir(file)
-		if dir != want.dir || (err == nil) != (want.err == "") || err != nil && !strings.Contains(err.Error(), want.err) {
-			t.Errorf("%q: %s, %v", text, dir, err)
+		p, err := PlacesOf(file)
+		if p != want.p || (err == nil) != (want.err == "") || err != nil && !strings.Contains(err.Error(), want.err) {
+			t.Errorf("%q: %v, %v", text, p, err)
 		}
 	}
-	if dir, err := BPFDir(file + ".none"); dir != defaultBPFDir || err == nil {
-		t.Errorf("no file: %s, %v", dir, err)
+	if p, err := PlacesOf(file + ".none"); p != d || err == nil {
+		t.Errorf("no file: %v, %v", p, err)
+	}
+	c := mustParse(t, "run_dir: /r\n"+Example())
+	if c.Places() != (Places{"/r", d.BPFDir, d.NetnsPrefix}) {
+		t.Errorf("places of a configuration: %v", c.Places())
+	}
+	if p := mustParse(t, Example()).Places(); p != d {
+		t.Errorf("without any they are %v, want %v", p, d)
 	}
 }

@@ -18,10 +18,10 @@ type section = map[string]any
 // and its key, whose names depend on the node (defaultCert).
 var defaults = map[reflect.Type]section{
 	reflect.TypeFor[rawConfig](): {
-		"run_dir":        "/run/shadowcast",
+		"run_dir":        defaultPlaces.RunDir,
 		"state_dir":      "/var/lib/shadowcast",
-		"bpf_dir":        defaultBPFDir,
-		"netns_prefix":   "sc",
+		"bpf_dir":        defaultPlaces.BPFDir,
+		"netns_prefix":   defaultPlaces.NetnsPrefix,
 		"swanctl_dir":    "/etc/swanctl",
 		"fleet_key_file": pkiDir + "/fleet.key",
 		"shadowing":      true,

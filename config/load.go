@@ -7,7 +7,6 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"reflect"
 	"regexp"
 	"strconv"
@@ -34,30 +33,6 @@ func Load(path string) (*Config, error) {
 		return nil, &FileError{File: path, Problems: ps}
 	}
 	return c, err
-}
-
-const defaultBPFDir = "/sys/fs/bpf/shadowcast"
-
-// BPFDir is bpf_dir of the file at path, however wrong the rest of it is; where it cannot
-// be read, the default and why.
-func BPFDir(path string) (string, error) {
-	text, err := os.ReadFile(path)
-	if err != nil {
-		return defaultBPFDir, fmt.Errorf("read config: %w", err)
-	}
-	raw := struct {
-		BPFDir string `yaml:"bpf_dir"`
-	}{}
-	if err := yaml.Unmarshal(text, &raw); err != nil {
-		return defaultBPFDir, fmt.Errorf("read bpf_dir of %s: %w", path, err)
-	}
-	switch {
-	case raw.BPFDir == "":
-		return defaultBPFDir, nil
-	case !filepath.IsAbs(raw.BPFDir):
-		return defaultBPFDir, fmt.Errorf("read bpf_dir of %s: %q is no absolute path", path, raw.BPFDir)
-	}
-	return raw.BPFDir, nil
 }
 
 // Parse checks text and returns what it says. Its error is Problems.

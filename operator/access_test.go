@@ -219,9 +219,11 @@ func TestPortTaken(t *testing.T) {
 		t.Errorf("events %v, want one that says why", evs)
 	}
 	l.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
 	for d.server.Remote() == nil {
 		select {
-		case <-t.Context().Done():
+		case <-ctx.Done():
 			t.Fatal("it never listened")
 		case <-time.After(time.Millisecond):
 		}

@@ -5,7 +5,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -65,51 +64,61 @@ func TestRemovalEndsCharons(t *testing.T) {
 	}
 }
 
-// group is some processes and the file that lists those which live.
+// group is some processes and the file that lists those which live. The file is changed in
+// place, since somebody reads it meanwhile: who has ended leaves blanks.
 type group struct {
 	t    *testing.T
-	file string
+	file *os.File
 	mu   sync.Mutex
-	pids map[int]bool
+	left int
 }
 
+// row is the length of a line of the list.
+const row = 12
+
 func startGroup(t *testing.T, file string, scripts ...string) *group {
-	g := &group{t: t, file: file, pids: map[int]bool{}}
+	f, err := os.Create(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+	g := &group{t: t, file: f, left: len(scripts)}
 	var wait sync.WaitGroup
 	t.Cleanup(wait.Wait) // when all cleanups below have ended them
-	for _, s := range scripts {
+	for i, s := range scripts {
 		c := exec.Command("sh", "-c", s)
 		if err := c.Start(); err != nil {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { c.Process.Signal(syscall.SIGKILL) })
-		g.set(c.Process.Pid, true)
+		g.write(i, fmt.Sprint(c.Process.Pid))
 		wait.Go(func() {
 			c.Wait()
-			g.set(c.Process.Pid, false)
+			g.ended(i)
 		})
 	}
 	return g
 }
 
-func (g *group) set(pid int, lives bool) {
+func (g *group) write(i int, text string) {
+	if _, err := g.file.WriteAt(fmt.Appendf(nil, "%-*s\n", row-1, text), int64(i*row)); err != nil {
+		g.t.Error(err)
+	}
+}
+
+func (g *group) ended(i int) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	delete(g.pids, pid)
-	if lives {
-		g.pids[pid] = true
-	}
-	var b strings.Builder
-	for p := range g.pids {
-		fmt.Fprintln(&b, p)
-	}
-	if err := os.WriteFile(g.file, []byte(b.String()), 0o644); err != nil {
-		g.t.Error(err)
+	g.write(i, "")
+	if g.left--; g.left == 0 {
+		if err := g.file.Truncate(0); err != nil {
+			g.t.Error(err)
+		}
 	}
 }
 
 func (g *group) living() int {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return len(g.pids)
+	return g.left
 }

@@ -42,8 +42,9 @@ type handler struct {
 	log    *slog.Logger
 
 	mu   sync.Mutex
-	at   time.Time
+	at   time.Time // of the newest reading
 	body []byte
+	err  error
 }
 
 // Register serves the page at / and its data at /status.json through handle, which is
@@ -88,21 +89,20 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 func (h *handler) reading(r *http.Request) ([]byte, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.body != nil && time.Since(h.at) < fresh {
-		return h.body, nil
+	if !h.at.IsZero() && time.Since(h.at) < fresh {
+		return h.body, h.err
 	}
-	// Visitors wait behind one another: nobody may wait for ever.
-	ctx, cancel := context.WithTimeout(r.Context(), patience)
+	// Others wait behind this visitor: not for ever, and a failure is theirs too. Nor do
+	// they get the failure of one who has left.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), patience)
 	defer cancel()
 	s, err := h.source.Snapshot(ctx)
-	if err != nil {
-		return nil, err
-	}
-	body, err := encode(s, h.past())
+	h.body = nil
 	if err == nil {
-		h.body, h.at = body, time.Now()
+		h.body, err = encode(s, h.past())
 	}
-	return body, err
+	h.at, h.err = time.Now(), err
+	return h.body, err
 }
 
 // past are the newest events that tell of the fleet, oldest first.

@@ -30,6 +30,15 @@ func group(name, short string) *cobra.Command {
 	return g
 }
 
+// places are those of a configuration that may be wrong; it says what it takes instead.
+func places(cmd *cobra.Command, file string) config.Places {
+	p, err := config.PlacesOf(file)
+	if err != nil {
+		fmt.Fprintf(cmd.ErrOrStderr(), "shadowcastd: %v; going on with run_dir %s, bpf_dir %s, netns_prefix %s\n", err, p.RunDir, p.BPFDir, p.NetnsPrefix)
+	}
+	return p
+}
+
 // fenceCommand works on the fences of a daemon that has ended.
 func fenceCommand(file *string) *cobra.Command {
 	group := group("fence", "Work on the fences of slots while no daemon runs")
@@ -49,10 +58,7 @@ Of the configuration it needs bpf_dir only, and takes that of a wrong one too.`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if dir == "" {
-				var err error
-				if dir, err = config.BPFDir(*file); err != nil {
-					fmt.Fprintf(cmd.ErrOrStderr(), "shadowcastd: %v; going on with %s\n", err, dir)
-				}
+				dir = places(cmd, *file).BPFDir
 			}
 			shut, open, err := slot.ShutFences(cmd.Context(), filepath.Join(dir, "slot"), all)
 			fmt.Fprintf(cmd.ErrOrStderr(), "closed: %s; open: %s\n", list(shut), list(open))
@@ -103,15 +109,12 @@ func cleanUpCommand(file *string) *cobra.Command {
 reboot would: charons, the slots' namespaces with their SAs, fences, steering,
 tunnels, and what run_dir remembers. Configuration, state_dir and sysctls stay.
 
-Drain the appliance and stop the daemon first. A slot that still serves here, because
+Of the configuration it needs run_dir, bpf_dir and netns_prefix only, and takes those of a
+wrong one too. Drain the appliance and stop the daemon first. A slot that still serves here, because
 no shadow has its sessions, is a reason to do nothing, unless --all is given.`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			cfg, err := config.Load(*file)
-			if err != nil {
-				return err
-			}
-			return node.CleanUp(cmd.Context(), cfg, all, logger("text", new(slog.LevelVar)))
+			return node.CleanUp(cmd.Context(), places(cmd, *file), all, logger("text", new(slog.LevelVar)))
 		},
 	}
 	cmd.Flags().BoolVar(&all, "all", false, "also where slots serve whose sessions are nowhere else: these end")

@@ -14,6 +14,15 @@ import (
 // with: it is asked to delete its SAs and policies, and killed where it does not end within
 // StopTimeout's default or ctx. Nothing is done where none runs.
 func End(ctx context.Context, dir string) error {
+	return end(ctx, dir, unix.SIGTERM, unix.SIGKILL)
+}
+
+// Kill ends the charon that dir has a record of at once, whatever configuration it runs with
+// and whether or not it answers. Its SAs and policies stay in the kernel. Nothing is done
+// where none runs.
+func Kill(dir string) error { return end(context.Background(), dir, unix.SIGKILL) }
+
+func end(ctx context.Context, dir string, signals ...unix.Signal) error {
 	s := Spec{Dir: dir}.withDefaults()
 	f, err := s.find()
 	if errors.Is(err, ErrNotRunning) {
@@ -24,7 +33,7 @@ func End(ctx context.Context, dir string) error {
 	}
 	defer f.pidfd.Close()
 	fd := int(f.pidfd.Fd())
-	for _, sig := range []unix.Signal{unix.SIGTERM, unix.SIGKILL} {
+	for _, sig := range signals {
 		if err := unix.PidfdSendSignal(fd, sig, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
 			return fmt.Errorf("end charon in %s, pid %d: %w", dir, f.rec.PID, err)
 		}

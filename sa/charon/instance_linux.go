@@ -317,6 +317,16 @@ func Adopt(ctx context.Context, s Spec) (*Instance, error) {
 	return i, nil
 }
 
+// AdoptAny is Adopt for a charon that may run with another strongswan.conf than s has: an
+// earlier release's, or that of an earlier configuration.
+func AdoptAny(ctx context.Context, s Spec) (*Instance, error) {
+	text, err := os.ReadFile(s.file("strongswan.conf"))
+	if err == nil {
+		s.Conf = string(text)
+	}
+	return Adopt(ctx, s)
+}
+
 func adopt(ctx context.Context, s Spec) (*Instance, error) {
 	f, err := s.find()
 	if err != nil {

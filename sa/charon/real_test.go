@@ -302,6 +302,14 @@ func TestAdoptStop(t *testing.T) {
 	if _, err := charon.Adopt(ctx, other); !errors.Is(err, charon.ErrConfChanged) {
 		t.Errorf("adopt with another conf: %v", err)
 	}
+	any, err := charon.AdoptAny(ctx, other)
+	if err != nil {
+		t.Fatal("adopt whatever its conf is:", err)
+	}
+	defer any.Close()
+	if any.PID() != i.PID() || !any.Alive() {
+		t.Errorf("adopted pid %d, want %d", any.PID(), i.PID())
+	}
 	other = spec
 	other.Netns = ""
 	if _, err := charon.Adopt(ctx, other); err == nil || !strings.Contains(err.Error(), "namespace") {
@@ -339,6 +347,16 @@ func TestAdoptStop(t *testing.T) {
 	k, err := charon.Start(ctx, spec)
 	if err != nil {
 		t.Fatal("start again:", err)
+	}
+	defer k.Close()
+	if err := charon.Kill(dir); err != nil {
+		t.Fatal(err)
+	}
+	if k.Alive() {
+		t.Error("alive after Kill of what its directory names")
+	}
+	if k, err = charon.Start(ctx, spec); err != nil {
+		t.Fatal("start after Kill:", err)
 	}
 	defer k.Close()
 	if err := k.Kill(); err != nil {

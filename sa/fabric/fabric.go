@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -175,30 +174,16 @@ func (f *Fabric) adoptOrStart(ctx context.Context) (*charon.Instance, error) {
 	if err == nil {
 		return inst, nil
 	}
-	if errors.Is(err, charon.ErrConfChanged) {
-		if old, err := f.adoptAny(ctx); err == nil {
-			err = old.Kill()
-			old.Close()
-			if err != nil {
-				return nil, fmt.Errorf("end the charon of an earlier release: %w", err)
-			}
-		} else if !errors.Is(err, charon.ErrNotRunning) {
+	switch {
+	case errors.Is(err, charon.ErrNotRunning):
+	case errors.Is(err, charon.ErrConfChanged):
+		if err := charon.Kill(f.spec.Dir); err != nil {
 			return nil, err
 		}
-	} else if !errors.Is(err, charon.ErrNotRunning) {
+	default:
 		return nil, err
 	}
 	return charon.Start(ctx, f.spec)
-}
-
-// adoptAny adopts whatever configuration it runs with.
-func (f *Fabric) adoptAny(ctx context.Context) (*charon.Instance, error) {
-	s := f.spec
-	text, err := os.ReadFile(filepath.Join(s.Dir, "strongswan.conf"))
-	if err == nil {
-		s.Conf = string(text)
-	}
-	return charon.Adopt(ctx, s)
 }
 
 // follow kicks whenever an SA comes or goes.

@@ -325,6 +325,10 @@ func (a *Appliance) loop(ctx context.Context) error {
 		case ev := <-a.facts:
 			a.step(ev)
 		case f := <-a.asks:
+			// Who asks sees what it has posted before.
+			for range len(a.facts) {
+				a.step(<-a.facts)
+			}
 			f(a.core)
 		case <-tick.C:
 			// What came before the tick is judged before it: a late one must not claim

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 
 	"github.com/shadowcast/shadowcast/config"
 	"github.com/shadowcast/shadowcast/sa/charon"
@@ -23,32 +24,37 @@ import (
 // tunnels and their protection, routes of pools, and what run_dir remembers. Sysctls,
 // state_dir and configuration stay. Where a fence stays open, because its sessions are
 // nowhere else, nothing is removed unless all is set.
-func CleanUp(ctx context.Context, cfg *config.Config, all bool, log *slog.Logger) error {
-	if c, err := net.Dial("unix", cfg.Socket()); err == nil {
+func CleanUp(ctx context.Context, at config.Places, all bool, log *slog.Logger) error {
+	socket := config.SocketIn(at.RunDir)
+	if c, err := net.Dial("unix", socket); err == nil {
 		c.Close()
-		return fmt.Errorf("clean up: a daemon answers at %s; stop it first", cfg.Socket())
+		return fmt.Errorf("clean up: a daemon answers at %s; stop it first", socket)
 	}
-	_, open, err := slot.ShutFences(ctx, filepath.Join(cfg.BPFDir, "slot"), all)
+	_, open, err := slot.ShutFences(ctx, filepath.Join(at.BPFDir, "slot"), all)
 	if len(open) > 0 {
 		return errors.Join(err, fmt.Errorf("clean up: slots %v serve here, and no shadow has their sessions: hand them over, or say --all to end these", open))
 	}
 	if err != nil {
 		return fmt.Errorf("clean up: %w", err)
 	}
-	errs := []error{endCharons(ctx, cfg.RunDir), fabric.CleanUp(ctx, cfg.RunDir, "")}
-	me, _ := cfg.Fleet.Appliance(cfg.Node)
-	h, err := slot.New(slot.Config{NetnsPrefix: cfg.NetnsPrefix, PinDir: filepath.Join(cfg.BPFDir, "slot"), Tunnel: TunnelName, TunnelLocal: me.Address, Log: log})
+	if err := endCharons(ctx, at.RunDir); err != nil {
+		return fmt.Errorf("clean up: %w", err)
+	}
+	// From here on no slot can go on: a daemon that starts must not believe that one could.
+	errs := []error{forgetRoles(at.RunDir)}
+	h, err := slot.New(slot.Config{NetnsPrefix: at.NetnsPrefix, PinDir: filepath.Join(at.BPFDir, "slot"), Tunnel: TunnelName, Log: log})
 	if err == nil {
 		err = errors.Join(h.CleanUp(), h.Close())
 	}
-	errs = append(errs, err, steer.CleanUp(steer.Config{PinDir: filepath.Join(cfg.BPFDir, "steer")}))
+	errs = append(errs, err, steer.CleanUp(steer.Config{PinDir: filepath.Join(at.BPFDir, "steer")}))
+	// The tunnels' protection goes when they are gone.
+	if err = errors.Join(errs...); err == nil {
+		err = errors.Join(fabric.CleanUp(ctx, at.RunDir, ""), removeAll(at.RunDir, "slot-*", "fabric", "shadowcast.sock*"))
+	}
 	for _, d := range []string{"slot", "steer", ""} {
-		errs = append(errs, removeEmpty(filepath.Join(cfg.BPFDir, d)))
+		err = errors.Join(err, removeEmpty(filepath.Join(at.BPFDir, d)))
 	}
-	if errors.Join(errs...) == nil {
-		errs = append(errs, forgetRun(cfg.RunDir))
-	}
-	if err := errors.Join(errs...); err != nil {
+	if err != nil {
 		return fmt.Errorf("clean up: %w", err)
 	}
 	return nil
@@ -73,9 +79,14 @@ func endCharons(ctx context.Context, runDir string) error {
 	return errors.Join(errs...)
 }
 
-// forgetRun removes what a daemon remembers in its run directory.
-func forgetRun(dir string) error {
-	for _, form := range []string{"slot-*", "fabric", "standing.json", "incarnation", "shadowcast.sock*"} {
+// forgetRoles removes what a daemon remembers of its slots, its standing and its life.
+func forgetRoles(runDir string) error {
+	return removeAll(runDir, "slot-*.json", "standing.json", "incarnation")
+}
+
+// removeAll removes what in dir has one of the forms.
+func removeAll(dir string, forms ...string) error {
+	for _, form := range forms {
 		found, err := filepath.Glob(filepath.Join(dir, form))
 		if err != nil {
 			return fmt.Errorf("empty %s: %w", dir, err)
@@ -98,7 +109,7 @@ func removeEmpty(dir string) error {
 	if err == nil {
 		err = os.Remove(dir)
 	}
-	if err != nil {
+	if err != nil && !errors.Is(err, unix.EBUSY) && !errors.Is(err, unix.ENOTEMPTY) { // a mount point stays
 		return fmt.Errorf("remove pin directory: %w", err)
 	}
 	return nil

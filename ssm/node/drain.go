@@ -62,6 +62,8 @@ func (d drains) Plan(ctx context.Context) (*v1.PlanDrainResponse, error) {
 // Drain asks for a drain, or joins the one under way, and follows it.
 func (d drains) Drain(ctx context.Context, reason string, maintenance bool, progress func(*v1.DrainProgress)) (*v1.DrainAccount, error) {
 	a := d.a
+	reports, leave := a.moves.join()
+	defer leave()
 	v, err := a.view(ctx)
 	if err != nil {
 		return nil, err
@@ -71,8 +73,6 @@ func (d drains) Drain(ctx context.Context, reason string, maintenance bool, prog
 	if id == 0 {
 		id = uint64(began.UnixNano())
 	}
-	reports, leave := a.moves.join()
-	defer leave()
 	source := ssm.SourceOperator
 	if maintenance {
 		source = ssm.SourceMaintenance

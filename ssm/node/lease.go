@@ -236,6 +236,9 @@ func (u *upgradeLock) Acquire(ctx context.Context, ttl time.Duration, reason str
 		return nil, err
 	}
 	if t.Won() {
+		if err := writeJSON(u.file("upgrade-lock"), held{h.Token, began.Add(ttl)}); err != nil {
+			return nil, err
+		}
 		u.a.events.Add(Entry{Kind: "upgrade-lock", Text: u.a.cfg.Node + " holds the upgrade lock for " + ttl.String(), Reason: reason})
 		return u.show(ctx)
 	}

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/shadowcast/shadowcast/metrics"
 	"github.com/shadowcast/shadowcast/sa"
 	"github.com/shadowcast/shadowcast/sa/steer"
@@ -70,8 +72,7 @@ func (s snapshots) Snapshot(ctx context.Context) (*metrics.Snapshot, error) {
 	}
 	out.Certificates = map[string]time.Time{"ca": a.identity.CANotAfter(), "cert": a.identity.NotAfter()}
 	out.Unique = a.unique.metrics()
-	reading, cancel := context.WithTimeout(ctx, sequenceTime)
-	defer cancel()
+	var owners []*slotRuntime
 	for _, r := range a.places.all() {
 		p := r.published.Load()
 		if p == nil {
@@ -80,19 +81,37 @@ func (s snapshots) Snapshot(ctx context.Context) (*metrics.Snapshot, error) {
 		for _, st := range p.Status() {
 			out.Replication = append(out.Replication, metrics.Replication{Slot: r.n, Shadow: st.Name, Bytes: st.Bytes, Connects: st.Connects, Repairs: st.Repairs})
 		}
-		q, err := r.sequences(reading)
-		if err != nil {
-			out.Missing = errors.Join(out.Missing, err) // the other figures are not worth less for that
-			continue
-		}
-		out.Sequences = append(out.Sequences, q)
+		owners = append(owners, r)
 	}
+	out.Sequences, out.Missing = sequencesOf(ctx, owners)
 	return out, nil
 }
 
-// sequenceTime bounds what a snapshot waits for all slots' sequence numbers: a slot that
-// is busy must not take everything else away.
+// sequenceTime bounds how long a snapshot waits for sequence numbers: a slot that is busy
+// must not take everything else away.
 const sequenceTime = 2 * time.Second
+
+// sequencesOf reads the sequence numbers of all slots at once. Those that could not be
+// read are the error.
+func sequencesOf(ctx context.Context, owners []*slotRuntime) (out []metrics.Sequence, missing error) {
+	ctx, cancel := context.WithTimeout(ctx, sequenceTime)
+	defer cancel()
+	all, errs := make([]metrics.Sequence, len(owners)), make([]error, len(owners))
+	var g errgroup.Group
+	for i, r := range owners {
+		g.Go(func() error {
+			all[i], errs[i] = r.sequences(ctx)
+			return nil
+		})
+	}
+	g.Wait()
+	for i, err := range errs {
+		if err == nil {
+			out = append(out, all[i])
+		}
+	}
+	return out, errors.Join(errs...)
+}
 
 // sequences compares the outbound SAs of an owned slot with the ends of their
 // blocks. It reads the kernel on a socket of its own: the runtime goes on.

@@ -62,8 +62,11 @@ type slotRuntime struct {
 	link *charon.Link
 	kern *xfrm.Conn
 	inst *charon.Instance
-	vici *charon.Vici
-	life context.CancelFunc // ends what belongs to inst
+	// outdated: inst runs with a strongswan.conf of before; it serves, and is no twin
+	// to keep.
+	outdated bool
+	vici     *charon.Vici
+	life     context.CancelFunc // ends what belongs to inst
 
 	ledger  *session.Ledger
 	pub     *replica.Publisher
@@ -190,6 +193,14 @@ func (r *slotRuntime) begin() {
 			return
 		}
 		inst, err := charon.Adopt(r.ctx, spec)
+		if errors.Is(err, charon.ErrConfChanged) {
+			// Its sessions count more than what it shall do otherwise.
+			if inst, err = charon.AdoptAny(r.ctx, spec); err == nil {
+				r.outdated = true
+				r.a.events.Add(Entry{Slot: r.n, Kind: "adopted", Warn: true, Text: "charon goes on with the settings that it was started with",
+					Reason: "pools, client_dns or the release changed; hand the slot over, and it gets the new ones as a twin"})
+			}
+		}
 		if err == nil {
 			r.attach(inst)
 			r.refill = newReadBack(inst)
@@ -261,21 +272,16 @@ func (r *slotRuntime) startCharon() error {
 	if err != nil {
 		return err
 	}
-	old := r.inst
-	if old == nil {
-		// One of an earlier daemon may still run.
-		if old, err = charon.Adopt(r.ctx, spec); err != nil && !errors.Is(err, charon.ErrNotRunning) {
-			return fmt.Errorf("find the old charon: %w", err)
-		}
-	}
-	if old != nil {
+	if old := r.inst; old != nil {
 		if err := old.Kill(); err != nil {
 			return fmt.Errorf("end the old charon: %w", err)
 		}
 		<-old.Done()
 		old.Close()
+	} else if err := charon.Kill(r.dir); err != nil { // an earlier daemon's, with whatever configuration
+		return fmt.Errorf("end the old charon: %w", err)
 	}
-	r.inst = nil
+	r.inst, r.outdated = nil, false
 	if err := r.kern.FlushSA(); err != nil {
 		return fmt.Errorf("flush SAs: %w", err)
 	}

@@ -108,6 +108,9 @@ func (r *slotRuntime) shadow(x ssm.ActShadow) {
 // keep makes a twin of a charon that holds docs. Passivation is not complete by
 // itself (rule 14): every IKE_SA must be passive and every child in the kernel.
 func (t *twin) keep(docs []*session.Document) error {
+	if t.r.outdated {
+		return errors.New("charon runs with settings of before")
+	}
 	ctx, cancel := context.WithTimeout(t.r.ctx, 2*time.Second)
 	defer cancel()
 	sas, err := t.r.vici.ListSAs(ctx, true)

@@ -1,7 +1,11 @@
 package lab
 
 import (
+	"net/netip"
+	"os"
+	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	v1 "github.com/shadowcast/shadowcast/api/v1"
@@ -29,6 +33,8 @@ func grow(t *T, l *Lab) {
 	}
 	whole := all[0].Config.Fleet
 	two := without(whole, third.Name)
+	// It changes the settings of every charon, too.
+	whole.ClientDNS = []netip.Addr{host(InsideNet, 53)}
 	give(old, two)
 	l.appliances = old // the third machine is not there yet
 	fleetUp(t, l)
@@ -44,6 +50,7 @@ func grow(t *T, l *Lab) {
 		if t.Failed() {
 			return // what follows would hide where
 		}
+		charonsHave(t, a, whole.ClientDNS[0].String())
 	}
 	l.appliances = all
 	lossless(t, scene(t, l, s, "the third appliance starts", func(*Observation) {
@@ -128,6 +135,22 @@ func restartOne(t *T, l *Lab, a *Appliance, commands []string, mark func(string)
 		"systemctl restart shadowcastd": func() { restartDaemon(t, a) },
 		"shadowctl status":              func() { settled(t, l, a) },
 	}, mark)
+}
+
+// charonsHave checks that the charons of all slots of an appliance run with a setting.
+func charonsHave(t *T, a *Appliance, setting string) {
+	confs, err := filepath.Glob(filepath.Join(a.runDir(), "slot-*", "strongswan.conf"))
+	t.Check(err)
+	for _, f := range confs {
+		b, err := os.ReadFile(f)
+		t.Check(err)
+		if !strings.Contains(string(b), setting) {
+			t.Errorf("%s: %s has no %s", a.Name, f, setting)
+		}
+	}
+	if len(confs) < 2 {
+		t.Errorf("%s has charons of %d slots, want its own and one that it shadows at least", a.Name, len(confs))
+	}
 }
 
 // restartDaemon is what systemctl restart does.
