@@ -49,7 +49,7 @@ func CleanUp(ctx context.Context, at config.Places, all bool, log *slog.Logger) 
 	errs = append(errs, err, steer.CleanUp(steer.Config{PinDir: filepath.Join(at.BPFDir, "steer")}))
 	// The tunnels' protection goes when they are gone.
 	if err = errors.Join(errs...); err == nil {
-		err = errors.Join(fabric.CleanUp(ctx, at.RunDir, ""), removeAll(at.RunDir, "slot-*", "fabric", "shadowcast.sock*"))
+		err = errors.Join(fabric.CleanUp(ctx, at.RunDir, ""), removeAll(at.RunDir, "slot-*", "fabric", "kmsg.seq", "shadowcast.sock*"))
 	}
 	for _, d := range []string{"slot", "steer", ""} {
 		err = errors.Join(err, removeEmpty(filepath.Join(at.BPFDir, d)))
