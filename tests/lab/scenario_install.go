@@ -67,11 +67,12 @@ func swapped(text string, all, own []swap) string {
 
 func install(t *T, l *Lab) {
 	x := newInstallation(t, l, "install.md", docs.Install)
-	before := x.kernel("lhr")
+	var before string // the daemon ran on lhr
 	var s *attached
 	when := map[string]func(play func()){
 		"": func(play func()) { play() },
 		"looked at": func(play func()) {
+			before = x.kernel("lhr")
 			x.mistake()
 			x.findings()
 			play()
