@@ -25,7 +25,11 @@ func group(name, short string) *cobra.Command {
 				names = append(names, sub.Name())
 			}
 		}
-		return &usageError{fmt.Errorf("%q: want one of %s", strings.Join(args, " "), strings.Join(names, ", "))}
+		want := "want one of " + strings.Join(names, ", ")
+		if len(args) == 0 {
+			return &usageError{fmt.Errorf("which command? %s", want)}
+		}
+		return &usageError{fmt.Errorf("no command %q: %s", args[0], want)}
 	}
 	return g
 }
@@ -109,9 +113,10 @@ func cleanUpCommand(file *string) *cobra.Command {
 reboot would: charons, the slots' namespaces with their SAs, fences, steering,
 tunnels, and what run_dir remembers. Configuration, state_dir and sysctls stay.
 
-Of the configuration it needs run_dir, bpf_dir and netns_prefix only, and takes those of a
-wrong one too. Drain the appliance and stop the daemon first. A slot that still serves here, because
-no shadow has its sessions, is a reason to do nothing, unless --all is given.`,
+Of the configuration it needs run_dir, bpf_dir and netns_prefix only, and takes those
+of a wrong one too. Drain the appliance and stop the daemon first. A slot that still
+serves here, because no shadow has its sessions, is a reason to do nothing, unless
+--all is given.`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return node.CleanUp(cmd.Context(), places(cmd, *file), all, logger("text", new(slog.LevelVar)))
