@@ -161,6 +161,7 @@ func TestEveryChangeIsAudited(t *testing.T) {
 			t.Errorf("no request to %s in this test, which takes the role %s", method, need)
 			continue
 		}
+		names := map[string]bool{} // of the call, refused and carried out
 		for _, r := range []pki.Role{pki.Viewer, need} {
 			last := d.events.Last()
 			// What the fake cannot do is audited too.
@@ -173,11 +174,15 @@ func TestEveryChangeIsAudited(t *testing.T) {
 				a := e.Attributes
 				if e.Kind == "audit" && a["operator"] == "the-"+r.String() && a["role"] == r.String() && a["from"] != "" && strings.Contains(e.Reason, "takes the role") == (r < need) {
 					seen++
+					names[a["call"]] = true
 				}
 			}
 			if seen == 0 {
 				t.Errorf("%s calls %s: no audit event that says so among %v", r, method, evs)
 			}
+		}
+		if len(names) != 1 {
+			t.Errorf("the audit has several names for %s: %v", method, names)
 		}
 	}
 }
